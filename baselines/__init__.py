@@ -1,0 +1,1 @@
+"""The runnable systems: cards, and code where a card cannot say it."""

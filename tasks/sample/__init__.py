@@ -1,0 +1,1 @@
+"""The sample data, written by this project: worlds, generator, and its committed output."""

@@ -1,0 +1,315 @@
+"""What a person declares: task, system and submission cards. Strict schemas over TOML files.
+
+Facts only, no behaviour. Every field of the method that the paper does not publish is a field here,
+and `sources` says where its value comes from.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from uniconv_bench.errors import UserError
+from uniconv_bench.files import digest_of
+
+Profile = Literal["sample", "mini", "full"]
+PROFILES: tuple[Profile, ...] = ("sample", "mini", "full")
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Card(BaseModel):
+    """Base of all cards and their tables: no unknown key, no coercion, no change after reading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    def digest(self) -> str:
+        """sha256 of the card's resolved content, defaults included."""
+        return digest_of(self.model_dump(mode="json"))
+
+
+class Reported(Card):
+    """A number printed elsewhere. Never computed here, never mixed with our records."""
+
+    system: str
+    metric: str
+    value: float
+    scale: Literal["fraction", "percent"]
+    source: str
+    kind: Literal["paper", "reuse", "aggregator", "summary"]
+
+    @property
+    def fraction(self) -> float:
+        """The value on the scale that records use."""
+        return self.value / 100 if self.scale == "percent" else self.value
+
+
+class Bm25Settings(Card):
+    """Okapi BM25 constants that the literature uses on a dataset."""
+
+    k1: float = 0.9
+    b: float = 0.4
+
+
+class TaskCard(Card):
+    """One dataset: its facts, its judged splits, its metrics, what is known about it."""
+
+    name: str
+    title: str
+    version: int
+    description: str
+    homepage: str
+    licence: str
+    citation: str
+    language: str = "en"
+    test_split: str = "test"
+    metrics: tuple[str, ...]
+    answer_tokens: Positive = 48
+    """Most tokens that a generated answer may have."""
+    retrieval_setting: str
+    """What is retrieved from what, in one sentence."""
+    traps: tuple[str, ...] = ()
+    bm25: Bm25Settings = Bm25Settings()
+    reported: tuple[Reported, ...] = ()
+
+
+class DenseRetriever(Card):
+    """A decoder's EOS embedding as query and passage encoder."""
+
+    kind: Literal["dense"]
+    adapter: str | None = None
+    """Name of one of the card's `adapters`; none: the backbone untrained."""
+    query: Literal["session", "query"] = "session"
+
+
+class EncoderRetriever(Card):
+    """An off-the-shelf sentence encoder (mean pooling), by backbone name."""
+
+    kind: Literal["encoder"]
+    model: str
+    query: Literal["session", "query"] = "session"
+
+
+class Bm25Retriever(Card):
+    """Okapi BM25 with the constants of the task card."""
+
+    kind: Literal["bm25"]
+    query: Literal["session", "query", "rewrite"] = "session"
+
+
+class BoundRetriever(Card):
+    """`gold`: the relevant passages, as an upper bound. `none`: nothing, as a lower bound."""
+
+    kind: Literal["gold", "none"]
+
+
+class LlmGenerator(Card):
+    """A decoder that answers from session and evidence."""
+
+    kind: Literal["llm"]
+    adapter: str | None = None
+
+
+class CustomPart(Card):
+    """A third party's retriever or generator: `module:Class`, built with its settings."""
+
+    kind: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    settings: dict[str, Any] = {}
+
+
+def _part(value: Any) -> str:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return "module:Class" if isinstance(kind, str) and ":" in kind else str(kind)
+
+
+RetrieverCard = Annotated[
+    Annotated[DenseRetriever, Tag("dense")]
+    | Annotated[EncoderRetriever, Tag("encoder")]
+    | Annotated[Bm25Retriever, Tag("bm25")]
+    | Annotated[BoundRetriever, Tag("gold")]
+    | Annotated[BoundRetriever, Tag("none")]
+    | Annotated[CustomPart, Tag("module:Class")],
+    Discriminator(_part),
+]
+GeneratorCard = Annotated[
+    Annotated[LlmGenerator, Tag("llm")] | Annotated[CustomPart, Tag("module:Class")],
+    Discriminator(_part),
+]
+
+
+class Losses(Card):
+    """Weights of L = retrieval * L_R + generation * L_G + cii * L_CII; `cii` is the paper's alpha."""
+
+    retrieval: float = Field(1.0, ge=0)
+    generation: float = Field(1.0, ge=0)
+    cii: float = Field(1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _some(self) -> Losses:
+        if not self.retrieval + self.generation + self.cii:
+            raise ValueError("all loss weights are 0")
+        return self
+
+
+class Lora(Card):
+    """Low-rank adapters through peft."""
+
+    r: Positive = 16
+    alpha: Positive = 64
+    dropout: Fraction = 0.1
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+
+class Training(Card):
+    """How one adapter is trained. Defaults follow the closest peers where the paper is silent."""
+
+    tasks: tuple[str, ...]
+    """Training sets mixed, each turn once an epoch."""
+    losses: Losses = Losses()
+    ddm: Literal["both", "response_as_passage", "passage_as_response"] = "both"
+    """`both`: data-discrepancy mitigation, each turn carries its passage and its response.
+    Without it one text serves both objectives, as in earlier work."""
+    generation_input: Literal["session", "session+passage"] = "session"
+    """What L_G's response is conditioned on."""
+    generation_passages: int = Field(0, ge=0)
+    """Distractor passages shown beside the gold one when `generation_input` has passages."""
+    cii_input: Literal["session+passage", "query+passage"] = "session+passage"
+    cii_temperature: float = Field(0.01, gt=0)
+    temperature: float = Field(0.01, gt=0)
+    """Of L_R's cosine similarities."""
+    hard_negatives: int = Field(1, ge=0)
+    """Passages per turn drawn from its BM25 neighbours that are not gold."""
+    lora: Lora = Lora()
+    learning_rate: float = Field(1e-4, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Fraction = 0.1
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    batch_size: Positive = 16
+    """Turns per optimiser step; also the number of in-batch candidates."""
+    epochs: Positive = 3
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the frozen backbone and the activations; adapters and losses stay in float32."""
+    checkpoint_steps: Positive = 50
+    seed: int = 13
+    sources: dict[str, str] = {}
+    """Field name -> `paper`, `peer:<name>` or `ours`."""
+
+
+class Inference(Card):
+    """What retrieval and answering share."""
+
+    session_tokens: Positive = 1024
+    passage_tokens: Positive = 384
+    depth: Positive = 100
+    """Passages per turn in a run file."""
+    top_k: Annotated[int, Field(ge=0)] = 3
+    """Passages that the generator reads."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    encode_batch_tokens: Positive = 4096
+    decode_batch_size: Positive = 16
+
+
+class SystemCard(Card):
+    """One runnable system: a retriever, a generator, and the adapters they use."""
+
+    name: str
+    title: str
+    description: str
+    backbone: dict[Profile, str] = {}
+    """Which backbone serves each profile; empty for systems with their own code only."""
+    retriever: RetrieverCard
+    generator: GeneratorCard
+    adapters: dict[str, Training] = {}
+    inference: Inference = Inference()
+
+    @model_validator(mode="after")
+    def _adapters_exist(self) -> SystemCard:
+        for part in (self.retriever, self.generator):
+            name = getattr(part, "adapter", None)
+            if name is not None and name not in self.adapters:
+                raise ValueError(f"adapter {name!r} is used but not declared under [adapters]")
+        return self
+
+
+class SubmissionCard(Card):
+    """Who submits what to the leaderboard."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    title: str
+    authors: tuple[str, ...]
+    contact: str
+    date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
+    description: str
+    code: str | None = None
+    backbone: str | None = None
+    parameters: Annotated[int, Field(gt=0)] | None = None
+    trained_on: tuple[str, ...] = ()
+    """Names of tasks whose training sets were used; say so even if only partly."""
+    tasks: tuple[str, ...]
+    profile: Profile
+
+
+C = TypeVar("C", bound=Card)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dict; a UserError names file and line of what is wrong."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError("no such card", where=path) from error
+    except IsADirectoryError as error:
+        raise UserError("a folder, not a card", where=path, mend="name the .toml file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"not valid TOML: {error}", where=path) from error
+
+
+def parse_card(model: type[C], content: dict[str, Any], where: Path) -> C:
+    """A dict as a card; a UserError names the file and the first wrong field."""
+    try:
+        # TOML has arrays only; strict tuples are read from their JSON form.
+        return model.model_validate(_tuples(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "card"
+        raise UserError(
+            f"malformed card: field {field}: {first['msg']}",
+            where=where,
+            mend="see CONTRIBUTING.md for the schema",
+        ) from error
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    return value
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`: tables merge key by key, everything else replaces.
+
+    A table whose `kind` differs replaces the base's whole, since its fields mean something else.
+    """
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        same_kind = isinstance(old, dict) and isinstance(value, dict)
+        if same_kind and "kind" in value and value["kind"] != old.get("kind"):
+            same_kind = False
+        result[key] = merged(old, value) if same_kind else value
+    return result

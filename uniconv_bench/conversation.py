@@ -1,0 +1,85 @@
+"""Conversation, Turn, Passage: the one shape every dataset takes. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Role = Literal["user", "assistant"]
+Kind = Literal["answer", "unanswerable", "clarification", "no_direct_answer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One retrievable unit of a corpus."""
+
+    passage_id: str
+    text: str
+    title: str = ""
+
+    @property
+    def contents(self) -> str:
+        """Title and text as every retriever and generator reads them: one line each."""
+        return f"{self.title}\n{self.text}" if self.title else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One side's contribution to a history."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One current query with what came before it and what is known to be right.
+
+    Attributes:
+        turn_id: `<conversation_id>_<number>`; the query id of qrels, runs and answers.
+        conversation_id: the cluster that statistics resample.
+        number: position in the conversation, from 1.
+        query: the current user utterance, as asked.
+        history: earlier utterances, oldest first. A history may open with either speaker.
+        references: acceptable responses; the first one supervises training. Empty: not judged.
+        gold: ids of the relevant passages (grade 1). Empty: not judged for retrieval.
+        rewrite: a self-contained form of the query, where the dataset has one.
+        kind: what the reference response does.
+        topic: the dataset's topic label, if any (slices: topic switch).
+    """
+
+    turn_id: str
+    conversation_id: str
+    number: int
+    query: str
+    history: tuple[Utterance, ...] = ()
+    references: tuple[str, ...] = ()
+    gold: tuple[str, ...] = ()
+    rewrite: str | None = None
+    kind: Kind = "answer"
+    topic: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads back."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(row: Mapping[str, Any]) -> Turn:
+        """Inverse of `to_json`; KeyError or TypeError on a row of another shape."""
+        fields = dict(row)
+        fields["history"] = tuple(Utterance(**u) for u in fields.get("history", ()))
+        fields["references"] = tuple(fields.get("references", ()))
+        fields["gold"] = tuple(fields.get("gold", ()))
+        return Turn(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A dialogue whose turns statistics treat as dependent."""
+
+    conversation_id: str
+    turns: tuple[Turn, ...]
+
+    def __iter__(self) -> Iterator[Turn]:
+        return iter(self.turns)

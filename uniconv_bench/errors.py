@@ -1,0 +1,37 @@
+"""The one exception a person can cause and mend. Everything else is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class UserError(Exception):
+    """What went wrong, where, and how to mend it; the command line prints it in one line, exit code 2.
+
+    Args:
+        what: the fault, as a short sentence without a full stop.
+        where: the file (and line or field) at fault.
+        mend: what the person can do about it.
+    """
+
+    def __init__(self, what: str, *, where: str | Path | None = None, mend: str | None = None):
+        self.what, self.where, self.mend = what, where, mend
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        place = f" ({self.where})" if self.where else ""
+        remedy = f"; {self.mend}" if self.mend else ""
+        return " ".join(f"{self.what}{place}{remedy}".split())
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not in a list, with the nearest known names."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name.lower(), names, n=2, cutoff=0.5)
+    if near:
+        mend = "did you mean " + " or ".join(repr(n) for n in near) + "?"
+    else:
+        mend = "known: " + ", ".join(names)
+    return UserError(f"unknown {kind} {name!r}", mend=mend)

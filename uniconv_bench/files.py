@@ -1,0 +1,167 @@
+"""Where files live and how they are written: the cache folder, atomic writes, digests, artefacts.
+
+Knows nothing of tasks, systems or scores. An *artefact* is a cache folder with a manifest that
+names the full fingerprint of what is in it and the sha256 of every file; it is written beside its
+final place and renamed whole, so a folder that exists is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from uniconv_bench.errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+def cache_dir() -> Path:
+    """The cache root: `$UNICONV_BENCH_CACHE`, else `uniconv-bench` in the user's cache folder."""
+    chosen = os.environ.get("UNICONV_BENCH_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser().absolute() / "uniconv-bench"
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no blanks: equal values, equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest_of(value: Any) -> str:
+    """sha256 (hex) of a JSON value's canonical text."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_of_code(*modules: str) -> str:
+    """sha256 over the source of modules of this package, as `prompts` or `uniconv/losses`.
+
+    Part of every cache fingerprint: an edited module never serves results of its former self.
+    """
+    root = Path(__file__).parent
+    return digest_of({m: digest_of_file(root / f"{m}.py") for m in sorted(modules)})
+
+
+@contextmanager
+def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Opens a temporary neighbour of `path` and renames it onto `path` once all is written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Writes indented JSON atomically."""
+    with atomic_write(path) as stream:
+        json.dump(value, stream, indent=1, ensure_ascii=False, allow_nan=False)
+        stream.write("\n")
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON; a UserError names the file and line if it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError("no such file", where=path) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"not valid JSON: {error}", where=path) from error
+
+
+def write_jsonl(path: Path, rows: Iterator[Any] | list[Any]) -> Path:
+    """Writes one compact JSON value a line, atomically."""
+    with atomic_write(path) as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    return path
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number from 1, value) of every line that is not blank; a UserError names a broken line."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    try:
+                        yield number, json.loads(line)
+                    except json.JSONDecodeError as error:
+                        raise UserError(
+                            f"not valid JSON: {error.msg}", where=f"{path}, line {number}"
+                        ) from error
+    except FileNotFoundError as error:
+        raise UserError("no such file", where=path) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"not valid UTF-8: {error.reason}", where=path) from error
+
+
+def folder_of(stage: str, name: str, fingerprint: Mapping[str, Any]) -> Path:
+    """Where the cache keeps the artefact of a stage with this fingerprint."""
+    return cache_dir() / stage / f"{name}-{digest_of(fingerprint)[:16]}"
+
+
+@contextmanager
+def new_artefact(folder: Path, fingerprint: Mapping[str, Any]) -> Iterator[Path]:
+    """Yields a working folder; when the block ends well it becomes the artefact `folder`.
+
+    The working folder `<folder>.partial` outlives an interruption, so that a stage can go on with
+    what is already in it; files it holds are the stage's own affair until then.
+    """
+    working = folder.with_name(folder.name + ".partial")
+    working.mkdir(parents=True, exist_ok=True)
+    yield working
+    files = {
+        p.relative_to(working).as_posix(): {"sha256": digest_of_file(p), "bytes": p.stat().st_size}
+        for p in sorted(working.rglob("*"))
+        if p.is_file() and p.name != MANIFEST
+    }
+    write_json(working / MANIFEST, {"fingerprint": dict(fingerprint), "files": files})
+    if folder.exists():
+        shutil.rmtree(folder)
+    working.replace(folder)
+
+
+def open_artefact(folder: Path) -> dict[str, Any] | None:
+    """The fingerprint of a complete artefact after checking every file's digest, or None if absent.
+
+    Raises:
+        UserError: a file is missing or its bytes changed since it was written.
+    """
+    if not folder.exists():
+        return None
+    mend = f"delete the folder {folder} and run again: it will be made anew"
+    manifest = folder / MANIFEST
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        fingerprint, files = dict(content["fingerprint"]), dict(content["files"])
+        expected = {name: str(entry["sha256"]) for name, entry in files.items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError("corrupted cache: unreadable manifest", where=manifest, mend=mend) from error
+    for name, sha256 in expected.items():
+        path = folder / name
+        if not path.is_file() or digest_of_file(path) != sha256:
+            raise UserError("corrupted cache file", where=path, mend=mend)
+    return fingerprint

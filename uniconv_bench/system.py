@@ -1,0 +1,88 @@
+"""What a system is made of: the protocols of Corpus, Retriever and Generator.
+
+A third party implements `Retriever` or `Generator` and names the class on a card as
+`kind = "module:Class"`. Nothing here knows a model or a dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from uniconv_bench.conversation import Passage, Turn
+
+Ranking = list[tuple[str, float]]
+"""(passage_id, score), best first."""
+
+
+class Progress(Protocol):
+    """Shows how far long work has come; `evaluate` passes one to every stage."""
+
+    def track(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """A context whose value is called with the number of items just done."""
+
+    def note(self, message: str) -> None:
+        """One line that a person should read."""
+
+
+class Corpus(Protocol):
+    """The passages of a task. Iteration order is the order of `ids`."""
+
+    ids: Sequence[str]
+    digest: str
+    """sha256 over ids, titles and texts."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Passage]: ...
+
+    def __getitem__(self, passage_id: str) -> Passage:
+        """Raises KeyError if there is no such passage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a generator said on one turn.
+
+    Attributes:
+        turn_id: the turn.
+        text: the answer, stripped; may be empty.
+        prompt_tokens: tokens read.
+        tokens: tokens written, the end token included.
+        evidence: ids of the passages shown, in prompt order.
+    """
+
+    turn_id: str
+    text: str
+    prompt_tokens: int = 0
+    tokens: int = 0
+    evidence: tuple[str, ...] = ()
+
+
+class Retriever(Protocol):
+    """Ranks passages for turns."""
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Everything that the ranking depends on, as JSON values. Must not load a model."""
+
+    def retrieve(
+        self, turns: Sequence[Turn], corpus: Corpus, depth: int, progress: Progress
+    ) -> Iterator[tuple[str, Ranking]]:
+        """(turn_id, at most `depth` passages) for every turn, in order.
+
+        Scores are float32 and never increase; equal scores are ordered by passage id.
+        """
+
+
+class Generator(Protocol):
+    """Answers turns from their session and evidence."""
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Everything that the answers depend on, as JSON values. Must not load a model."""
+
+    def generate(
+        self, turns: Sequence[Turn], evidence: Mapping[str, Sequence[Passage]], progress: Progress
+    ) -> Iterator[Answer]:
+        """One answer a turn, in any order; `evidence` is keyed by turn id and may be empty."""

@@ -1,0 +1,1 @@
+"""Token F1 as a module of the `evaluate` library."""

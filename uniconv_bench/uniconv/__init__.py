@@ -1,0 +1,1 @@
+"""UniConv, the method: backbone, losses, mixture, training, encoding, answering."""
