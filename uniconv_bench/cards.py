@@ -6,7 +6,6 @@ and `sources` says where its value comes from.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -32,7 +31,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class Card(BaseModel):
     """Base of all cards and their tables: no unknown key, no coercion, no change after reading."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    # Schemas are built at first use: a command that opens no card does not wait for them.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
     def digest(self) -> str:
         """sha256 of the card's resolved content, defaults included."""
@@ -149,11 +149,11 @@ GeneratorCard = Annotated[
 
 
 class Losses(Card):
-    """Weights of L = retrieval * L_R + generation * L_G + cii * L_CII; `cii` is the paper's alpha."""
+    """Weights of L = retrieval * L_R + generation * L_G + cii * L_CII (alpha in the paper)."""
 
-    retrieval: float = Field(1.0, ge=0)
-    generation: float = Field(1.0, ge=0)
-    cii: float = Field(1.0, ge=0)
+    retrieval: float = Field(default=1.0, ge=0)
+    generation: float = Field(default=1.0, ge=0)
+    cii: float = Field(default=1.0, ge=0)
 
     @model_validator(mode="after")
     def _some(self) -> Losses:
@@ -182,20 +182,20 @@ class Training(Card):
     Without it one text serves both objectives, as in earlier work."""
     generation_input: Literal["session", "session+passage"] = "session"
     """What L_G's response is conditioned on."""
-    generation_passages: int = Field(0, ge=0)
+    generation_passages: int = Field(default=0, ge=0)
     """Distractor passages shown beside the gold one when `generation_input` has passages."""
     cii_input: Literal["session+passage", "query+passage"] = "session+passage"
-    cii_temperature: float = Field(0.01, gt=0)
-    temperature: float = Field(0.01, gt=0)
+    cii_temperature: float = Field(default=0.01, gt=0)
+    temperature: float = Field(default=0.01, gt=0)
     """Of L_R's cosine similarities."""
-    hard_negatives: int = Field(1, ge=0)
+    hard_negatives: int = Field(default=1, ge=0)
     """Passages per turn drawn from its BM25 neighbours that are not gold."""
     lora: Lora = Lora()
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Fraction = 0.1
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float = Field(1.0, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: float = Field(default=1.0, gt=0)
     """Largest gradient norm."""
     batch_size: Positive = 16
     """Turns per optimiser step; also the number of in-batch candidates."""
@@ -265,18 +265,6 @@ class SubmissionCard(Card):
 C = TypeVar("C", bound=Card)
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dict; a UserError names file and line of what is wrong."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError("no such card", where=path) from error
-    except IsADirectoryError as error:
-        raise UserError("a folder, not a card", where=path, mend="name the .toml file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"not valid TOML: {error}", where=path) from error
-
-
 def parse_card(model: type[C], content: dict[str, Any], where: Path) -> C:
     """A dict as a card; a UserError names the file and the first wrong field."""
     try:
@@ -308,8 +296,8 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
-        same_kind = isinstance(old, dict) and isinstance(value, dict)
-        if same_kind and "kind" in value and value["kind"] != old.get("kind"):
-            same_kind = False
-        result[key] = merged(old, value) if same_kind else value
+        if isinstance(old, dict) and isinstance(value, dict):
+            same_kind = "kind" not in value or value["kind"] == old.get("kind")
+            value = merged(old, value) if same_kind else value
+        result[key] = value
     return result

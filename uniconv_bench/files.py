@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,7 +102,7 @@ def write_jsonl(path: Path, rows: Iterator[Any] | list[Any]) -> Path:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number from 1, value) of every line that is not blank; a UserError names a broken line."""
+    """(line number from 1, value) of every non-blank line; a UserError names a broken line."""
     try:
         with path.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, 1):
@@ -116,6 +117,18 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
         raise UserError("no such file", where=path) from error
     except UnicodeDecodeError as error:
         raise UserError(f"not valid UTF-8: {error.reason}", where=path) from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dict; a UserError names file and line of what is wrong."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError("no such file", where=path) from error
+    except IsADirectoryError as error:
+        raise UserError("a folder, not a file", where=path, mend="name the .toml file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"not valid TOML: {error}", where=path) from error
 
 
 def folder_of(stage: str, name: str, fingerprint: Mapping[str, Any]) -> Path:
@@ -159,7 +172,9 @@ def open_artefact(folder: Path) -> dict[str, Any] | None:
         fingerprint, files = dict(content["fingerprint"]), dict(content["files"])
         expected = {name: str(entry["sha256"]) for name, entry in files.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError("corrupted cache: unreadable manifest", where=manifest, mend=mend) from error
+        raise UserError(
+            "corrupted cache: unreadable manifest", where=manifest, mend=mend
+        ) from error
     for name, sha256 in expected.items():
         path = folder / name
         if not path.is_file() or digest_of_file(path) != sha256:

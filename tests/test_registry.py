@@ -1,0 +1,204 @@
+"""Names or paths -> cards -> code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from uniconv_bench import registry
+from uniconv_bench.errors import UserError
+
+TASK = """
+name = "toy"
+title = "Toy"
+version = 1
+description = "Two turns."
+homepage = "https://example.org"
+licence = "CC0"
+citation = "none"
+metrics = ["ndcg@3", "f1"]
+retrieval_setting = "Passages from two pages."
+"""
+
+SYSTEM = """
+name = "base"
+title = "Base"
+description = "A trained retriever and the same backbone answering."
+[backbone]
+sample = "random-tiny"
+[retriever]
+kind = "dense"
+adapter = "both"
+[generator]
+kind = "llm"
+adapter = "both"
+[adapters.both]
+tasks = ["toy"]
+seed = 7
+[adapters.both.losses]
+cii = 0.5
+"""
+
+
+@pytest.fixture
+def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package `labplug` with one task and one system, plugged in."""
+    package = tmp_path / "labplug"
+    for folder in ("tasks", "baselines"):
+        (package / folder).mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "tasks" / "toy.toml").write_text(TASK)
+    (package / "tasks" / "toy.py").write_text("SPLITS = ('train', 'test')\n")
+    (package / "baselines" / "base.toml").write_text(SYSTEM)
+    metadata = tmp_path / "labplug-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: labplug\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[{registry.GROUP}]\nlab = labplug\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._folders.cache_clear()
+    yield package
+    registry._folders.cache_clear()
+    for name in [n for n in sys.modules if n.startswith("labplug")]:
+        del sys.modules[name]
+
+
+def fails(call: object, *args: object) -> str:
+    with pytest.raises(UserError) as caught:
+        call(*args)  # type: ignore[operator]
+    return str(caught.value)
+
+
+def test_shipped_cards_are_valid_and_named_as_their_files() -> None:
+    for name in registry.task_names():
+        card, path = registry.task_card(name)
+        assert card.name == name == path.stem
+        assert registry.task_module(path).__name__ == f"uniconv_bench.tasks.{name}"
+    for name in registry.system_names():
+        card, path = registry.system_card(name)
+        assert card.name == name == path.stem
+    assert [row["name"] for row in registry.headings("task")] == registry.task_names()
+    assert [row["name"] for row in registry.headings("system")] == registry.system_names()
+
+
+def test_plugged_in_cards_are_found_by_name(plugged: Path) -> None:
+    assert "toy" in registry.task_names()
+    assert "base" in registry.system_names()
+    card, path = registry.task_card("toy")
+    assert (card.name, path) == ("toy", plugged / "tasks" / "toy.toml")
+    module = registry.task_module(path)
+    assert module.__name__ == "labplug.tasks.toy"
+    assert module.SPLITS == ("train", "test")
+
+
+def test_unknown_name_suggests(plugged: Path) -> None:
+    assert fails(registry.task_card, "toi") == "unknown task 'toi'; did you mean 'toy'?"
+    assert "unknown system 'bass'; did you mean 'base'" in fails(registry.system_card, "bass")
+
+
+def test_two_plugins_with_one_name(plugged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = registry._folders("task")
+    other = plugged / "more"
+    other.mkdir()
+    (other / "toy.toml").write_text(TASK)
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_folders", lambda kind: (*folders, ("more", other)))
+        assert "two tasks named 'toy'" in fails(registry.task_names)
+
+
+def test_a_card_by_path_brings_its_module(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(TASK)
+    card, path = registry.task_card(str(tmp_path / "mine.toml"))
+    assert card.name == "toy"
+    assert "no module beside the card" in fails(registry.task_module, path)
+    (tmp_path / "mine.py").write_text("SPLITS = ('test',)\n")
+    module = registry.task_module(path)
+    assert module.SPLITS == ("test",)
+    assert registry.task_module(path) is module
+
+
+def test_a_name_other_than_the_files_is_refused(plugged: Path) -> None:
+    (plugged / "tasks" / "toy.toml").write_text(TASK.replace('"toy"', '"tow"'))
+    for call, args in ((registry.task_card, ("toy",)), (registry.headings, ("task",))):
+        message = fails(call, *args)
+        assert "field name" in message
+        assert "toy.toml" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        (TASK.replace("version = 1", 'version = "1"'), "field version"),
+        (TASK + "colour = 3\n", "field colour"),
+        (TASK.replace('title = "Toy"\n', ""), "field title"),
+        ("name = \n", "not valid TOML"),
+    ],
+)
+def test_malformed_card_names_file_and_field(tmp_path: Path, text: str, field: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    message = fails(registry.task_card, str(path))
+    assert field in message
+    assert str(path) in message
+
+
+def test_extends_merges_and_false_removes(plugged: Path, tmp_path: Path) -> None:
+    derived = tmp_path / "derived.toml"
+    derived.write_text(
+        dedent(
+            """
+            extends = "base"
+            name = "derived"
+            title = "Derived"
+            description = "Two adapters in the place of one."
+            [retriever]
+            adapter = "left"
+            [generator]
+            adapter = "right"
+            [adapters]
+            both = false
+            [adapters.left]
+            tasks = ["toy"]
+            [adapters.left.losses]
+            generation = 0.0
+            [adapters.right]
+            tasks = ["toy"]
+            """
+        )
+    )
+    card, _ = registry.system_card(str(derived))
+    assert sorted(card.adapters) == ["left", "right"]
+    assert card.adapters["left"].losses.generation == 0.0
+    assert card.backbone == {"sample": "random-tiny"}
+    # A second step: relative path, one field deep in a table changed, all others kept.
+    (tmp_path / "third.toml").write_text(
+        'extends = "./derived.toml"\nname = "third"\ntitle = "T"\ndescription = "d"\n'
+        "[adapters.left]\nseed = 5\n"
+    )
+    third, _ = registry.system_card(str(tmp_path / "third.toml"))
+    assert third.adapters["left"].seed == 5
+    assert third.adapters["left"].losses == card.adapters["left"].losses
+    assert sorted(third.adapters) == ["left", "right"]
+
+
+def test_extends_in_a_circle(tmp_path: Path) -> None:
+    for one, other in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{one}.toml").write_text(
+            f'extends = "./{other}.toml"\nname = "{one}"\ntitle = "T"\ndescription = "d"\n'
+        )
+    assert "goes in a circle" in fails(registry.system_card, str(tmp_path / "a.toml"))
+
+
+def test_resolve(tmp_path: Path) -> None:
+    assert registry.resolve("collections:Counter")([1]) == {1: 1}
+    assert "no module 'absent_lab'" in fails(registry.resolve, "absent_lab.parts:Retriever")
+    assert "did you mean 'Counter'" in fails(registry.resolve, "collections:Countre")
+    (tmp_path / "parts.py").write_text("class Mine: pass\n")
+    assert registry.resolve("parts:Mine", beside=tmp_path).__name__ == "Mine"
+    # A plug-in that lacks a package of its own is not reported as a missing plug-in.
+    (tmp_path / "lacking.py").write_text("import absent_dependency\n")
+    with pytest.raises(ModuleNotFoundError, match="absent_dependency"):
+        registry.resolve("lacking:Mine", beside=tmp_path)

@@ -1,0 +1,200 @@
+"""Names or paths -> cards -> code. The one door to `tasks/`, `baselines/` and plug-ins.
+
+Listing reads TOML only; the schemas are imported when a card is opened, code when it is asked for.
+A plug-in is a package named by an entry point of group `uniconv_bench.plugins`, with cards in its
+folders `tasks/` and `baselines/`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+from uniconv_bench.errors import UserError, unknown_name
+from uniconv_bench.files import digest_of, read_toml
+
+if TYPE_CHECKING:
+    from uniconv_bench.cards import SystemCard, TaskCard
+
+Kind = Literal["task", "system"]
+GROUP = "uniconv_bench.plugins"
+FOLDERS: dict[Kind, str] = {"task": "tasks", "system": "baselines"}
+
+
+def task_names() -> list[str]:
+    """Names of all tasks that are shipped or plugged in."""
+    return sorted(_cards("task"))
+
+
+def system_names() -> list[str]:
+    """Names of all systems that are shipped or plugged in."""
+    return sorted(_cards("system"))
+
+
+def headings(kind: Kind) -> list[dict[str, str]]:
+    """Name, title and description of every card of a kind, without validating the rest."""
+    rows = []
+    for name, path in sorted(_cards(kind).items()):
+        content = read_toml(path)
+        rows.append({key: _heading(content, key, path) for key in ("name", "title", "description")})
+        _check_name(rows[-1]["name"], name, path)
+    return rows
+
+
+def task_card(name_or_path: str) -> tuple[TaskCard, Path]:
+    """A task's card and where it stands."""
+    from uniconv_bench.cards import TaskCard, parse_card
+
+    path = _find("task", name_or_path)
+    card = parse_card(TaskCard, read_toml(path), path)
+    if not _is_path(name_or_path):
+        _check_name(card.name, name_or_path, path)
+    return card, path
+
+
+def system_card(name_or_path: str) -> tuple[SystemCard, Path]:
+    """A system's card, laid on the cards it `extends`, and where it stands."""
+    from uniconv_bench.cards import SystemCard, parse_card
+
+    path = _find("system", name_or_path)
+    card = parse_card(SystemCard, _extended(path, ()), path)
+    if not _is_path(name_or_path):
+        _check_name(card.name, name_or_path, path)
+    return card, path
+
+
+def task_module(card_path: Path) -> ModuleType:
+    """The module beside a task's card: its raw files' reader."""
+    source = card_path.with_suffix(".py")
+    if not source.is_file():
+        raise UserError("no module beside the card", where=source, mend="see CONTRIBUTING.md")
+    for package, folder in _folders("task"):
+        if folder == card_path.parent:
+            return importlib.import_module(f"{package}.{card_path.stem}")
+    return _load(source)
+
+
+def resolve(spec: str, beside: Path | None = None) -> Any:
+    """The object that `module:Class` names.
+
+    Args:
+        spec: dotted module, colon, name in it.
+        beside: a folder whose own `<module>.py` goes first: a card given by path brings its code.
+    """
+    name, _, attribute = spec.partition(":")
+    if beside is not None and (beside / f"{name}.py").is_file():
+        module = _load(beside / f"{name}.py")
+    else:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise
+            mend = "install it, or put it beside the card"
+            raise UserError(f"no module {error.name!r}", where=spec, mend=mend) from error
+    if not hasattr(module, attribute):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        absent = unknown_name(f"class in {name}", attribute, public)
+        raise UserError(absent.what, where=module.__file__, mend=absent.mend)
+    return getattr(module, attribute)
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith(".toml") or "/" in name or "\\" in name
+
+
+def _find(kind: Kind, name_or_path: str) -> Path:
+    if _is_path(name_or_path):
+        return Path(name_or_path).expanduser().absolute()
+    known = _cards(kind)
+    if name_or_path not in known:
+        raise unknown_name(kind, name_or_path, known)
+    return known[name_or_path]
+
+
+def _cards(kind: Kind) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for _, folder in _folders(kind):
+        for path in sorted(folder.glob("*.toml")):
+            if path.stem in found:
+                where = f"{found[path.stem]} and {path}"
+                raise UserError(f"two {kind}s named {path.stem!r}", where=where, mend="rename one")
+            found[path.stem] = path
+    return found
+
+
+@cache
+def _folders(kind: Kind) -> tuple[tuple[str, Path], ...]:
+    from importlib.metadata import entry_points
+
+    folder = FOLDERS[kind]
+    packages = [f"uniconv_bench.{folder}"]
+    packages += [f"{entry.value}.{folder}" for entry in entry_points(group=GROUP)]
+    found = []
+    for package in packages:
+        try:
+            spec = importlib.util.find_spec(package)
+        except ModuleNotFoundError as error:
+            mend = f"install or remove the plug-in {package.partition('.')[0]!r}"
+            raise UserError(f"no module {error.name!r}", where=f"{GROUP}", mend=mend) from error
+        if spec is not None and spec.submodule_search_locations:
+            found += [(package, Path(place)) for place in spec.submodule_search_locations]
+    return tuple(found)
+
+
+def _heading(content: dict[str, Any], key: str, path: Path) -> str:
+    value = content.get(key)
+    if not isinstance(value, str) or not value:
+        mend = "every card states its own name, title and description"
+        raise UserError(f"malformed card: field {key}: not a text", where=path, mend=mend)
+    return value
+
+
+def _check_name(name: str, stem: str, path: Path) -> None:
+    if name != stem:
+        what = f"malformed card: field name: {name!r} is not the file's name {stem!r}"
+        raise UserError(what, where=path, mend="rename one of them")
+
+
+def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    from uniconv_bench.cards import merged
+
+    content = read_toml(path)
+    for key in ("name", "title", "description"):
+        _heading(content, key, path)
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise UserError("malformed card: field extends: not a system's name", where=path)
+    above = (path.parent / base) if _is_path(base) else _find("system", base)
+    if above in (*seen, path):
+        raise UserError("malformed card: field extends: goes in a circle", where=path)
+    content = merged(_extended(above, (*seen, path)), content)
+    adapters = content.get("adapters")
+    if isinstance(adapters, dict):
+        content["adapters"] = {name: a for name, a in adapters.items() if a is not False}
+    return content
+
+
+def _load(source: Path) -> ModuleType:
+    """Imports a file that belongs to no package, once."""
+    name = f"uniconv_bench_plugin_{source.stem}_{digest_of(str(source.absolute()))[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, source)
+    if spec is None or spec.loader is None:
+        raise UserError("not a Python file", where=source)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
