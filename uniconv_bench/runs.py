@@ -1,0 +1,298 @@
+"""Run, answer, qrels and reference files: written, read, checked. Knows no task and no score.
+
+One order holds everywhere: scores as float32, best first, equal scores by passage id ascending.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import struct
+import zlib
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from uniconv_bench.errors import UserError
+from uniconv_bench.files import atomic_write
+from uniconv_bench.system import Answer, Ranking
+
+Run = dict[str, list[tuple[str, float]]]
+"""turn_id -> (passage_id, score), best first."""
+
+Qrels = dict[str, dict[str, int]]
+"""turn_id -> passage_id -> grade; relevant from grade 1."""
+
+DEPTH = 100
+"""Most passages a turn that a run file may hold."""
+
+
+def float32(score: float) -> float:
+    """The nearest float32, as a Python float; infinite beyond its range."""
+    try:
+        return float(struct.unpack("f", struct.pack("f", score))[0])
+    except OverflowError:
+        return math.copysign(math.inf, score)
+
+
+def ordered(ranking: Iterable[tuple[str, float]], where: str = "") -> Ranking:
+    """A ranking in the one order of this project.
+
+    Raises:
+        UserError: a score is not a finite float32, or a passage comes twice.
+    """
+    rows = [(passage_id, float32(score)) for passage_id, score in ranking]
+    seen: set[str] = set()
+    for passage_id, score in rows:
+        if not math.isfinite(score):
+            raise UserError(f"score of passage {passage_id!r} is not a finite number", where=where)
+        if passage_id in seen:
+            raise UserError(f"passage {passage_id!r} is ranked twice", where=where)
+        seen.add(passage_id)
+    return sorted(rows, key=lambda row: (-row[1], row[0]))
+
+
+def write_run(path: Path, run: Iterable[tuple[str, Ranking]], tag: str) -> None:
+    """Writes a TREC run file: turn, Q0, passage, rank, score, tag; tab separated, gzip by suffix.
+
+    Tabs, because passage ids may hold blanks. Nine digits bring every float32 back unchanged.
+    """
+    lines = []
+    for turn_id, ranking in run:
+        rows = ordered(ranking, where=f"turn {turn_id!r}")
+        for rank, (passage_id, score) in enumerate(rows, 1):
+            row = (turn_id, "Q0", passage_id, str(rank), f"{score:.9g}", tag)
+            for field in row:
+                if not field or field != field.strip() or any(c in field for c in "\t\r\n"):
+                    raise UserError(
+                        f"{field!r} cannot be written to a run file",
+                        where=path,
+                        mend="ids may not be empty, hold tabs or line ends, or end in a blank",
+                    )
+            lines.append("\t".join(row) + "\n")
+    _write_text(path, "".join(lines))
+
+
+def read_run(path: Path) -> Run:
+    """Reads a TREC run file, separated by tabs or blanks, in any line order; ranks are ignored.
+
+    Raises:
+        UserError: naming file, line and field: columns, a score that is no finite number, a
+            passage ranked twice for a turn.
+    """
+    rankings: dict[str, dict[str, float]] = {}
+    for number, line in _lines(path):
+        turn_id, _, passage_id, _, text, _ = _columns(line, 6, path, number)
+        try:
+            score = float32(float(text))
+        except ValueError:
+            score = math.nan
+        if not math.isfinite(score):
+            _refuse(f"field score: {text!r} is not a finite number", path, number)
+        ranking = rankings.setdefault(turn_id, {})
+        if passage_id in ranking:
+            _refuse(f"passage {passage_id!r} comes twice for turn {turn_id!r}", path, number)
+        ranking[passage_id] = score
+    return {turn_id: ordered(ranking.items()) for turn_id, ranking in rankings.items()}
+
+
+def write_answers(path: Path, answers: Iterable[Answer]) -> None:
+    """Writes one JSON object a line, gzip by suffix."""
+    lines = []
+    for answer in answers:
+        row = {
+            "turn_id": answer.turn_id,
+            "answer": answer.text,
+            "prompt_tokens": answer.prompt_tokens,
+            "tokens": answer.tokens,
+            "evidence": list(answer.evidence),
+        }
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    _write_text(path, "".join(lines))
+
+
+def read_answers(path: Path) -> dict[str, Answer]:
+    """Reads an answer file: `turn_id` and `answer` (or `text`) a line, the other fields optional.
+
+    Raises:
+        UserError: naming file, line and field.
+    """
+    answers: dict[str, Answer] = {}
+    for number, row in _objects(path):
+        turn_id = _string(row, "turn_id", path, number)
+        text = _string(row, "answer" if "answer" in row else "text", path, number)
+        counts = {}
+        for name in ("prompt_tokens", "tokens"):
+            counts[name] = row.get(name, 0)
+            if type(counts[name]) is not int:
+                _refuse(f"field {name}: not a whole number", path, number)
+        evidence = _strings(row.get("evidence", []), "evidence", path, number)
+        if turn_id in answers:
+            _refuse(f"turn {turn_id!r} is answered twice", path, number)
+        answers[turn_id] = Answer(turn_id, text, evidence=evidence, **counts)
+    return answers
+
+
+def read_qrels(path: Path) -> Qrels:
+    """Reads TREC qrels: turn, anything, passage, grade; separated by tabs or blanks."""
+    qrels: Qrels = {}
+    for number, line in _lines(path):
+        turn_id, _, passage_id, text = _columns(line, 4, path, number)
+        try:
+            grade = int(text)
+        except ValueError:
+            _refuse(f"field grade: {text!r} is not a whole number", path, number)
+        grades = qrels.setdefault(turn_id, {})
+        if passage_id in grades:
+            _refuse(f"passage {passage_id!r} is judged twice for turn {turn_id!r}", path, number)
+        grades[passage_id] = grade
+    if not qrels:
+        raise UserError("no judgement in this file", where=path)
+    return qrels
+
+
+def read_references(path: Path) -> dict[str, tuple[str, ...]]:
+    """Reads one `{"turn_id": ..., "references": [...]}` a line."""
+    references: dict[str, tuple[str, ...]] = {}
+    for number, row in _objects(path):
+        turn_id = _string(row, "turn_id", path, number)
+        texts = _strings(row.get("references"), "references", path, number)
+        if not texts:
+            _refuse("field references: empty", path, number)
+        if turn_id in references:
+            _refuse(f"turn {turn_id!r} comes twice", path, number)
+        references[turn_id] = texts
+    if not references:
+        raise UserError("no reference in this file", where=path)
+    return references
+
+
+def check_run(
+    run: Mapping[str, Ranking],
+    turn_ids: Collection[str],
+    passage_ids: Container[str],
+    *,
+    judged: Collection[str] = (),
+    depth: int = DEPTH,
+) -> list[str]:
+    """What is wrong with a run, a line each: unknown or missing turns, unknown passages, depth.
+
+    Args:
+        run: as read.
+        turn_ids: every turn of the split.
+        passage_ids: the corpus.
+        judged: turns that must have a ranking.
+        depth: most passages a turn.
+    """
+    problems = _check_turns(run, turn_ids, judged, "ranking")
+    strangers = [(t, p) for t, rows in run.items() for p, _ in rows if p not in passage_ids]
+    if strangers:
+        turn_id, passage_id = strangers[0]
+        problems.append(
+            f"{len(strangers)} ranked passages are not in the corpus, "
+            f"first {passage_id!r} of turn {turn_id!r}"
+        )
+    deep = [turn_id for turn_id, rows in run.items() if len(rows) > depth]
+    if deep:
+        problems.append(f"{len(deep)} turns rank more than {depth} passages, first {deep[0]!r}")
+    for turn_id, rows in run.items():
+        try:
+            ordered(rows)
+        except UserError as error:
+            problems.append(f"turn {turn_id!r}: {error}")
+            break
+    return problems
+
+
+def check_answers(
+    answers: Mapping[str, Any], turn_ids: Collection[str], *, judged: Collection[str] = ()
+) -> list[str]:
+    """What is wrong with answers, a line each: unknown turns, judged turns without an answer."""
+    return _check_turns(answers, turn_ids, judged, "answer")
+
+
+def _check_turns(
+    given: Mapping[str, Any], turn_ids: Collection[str], judged: Collection[str], what: str
+) -> list[str]:
+    problems = []
+    known = set(turn_ids)
+    unknown = [turn_id for turn_id in given if turn_id not in known]
+    if unknown:
+        problems.append(f"{len(unknown)} turns are not of this task, first {unknown[0]!r}")
+    absent = [turn_id for turn_id in judged if turn_id not in given]
+    if absent:
+        problems.append(f"{len(absent)} judged turns have no {what}, first {absent[0]!r}")
+    return problems
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_write(path, "wb") as stream:
+        if path.suffix == ".gz":
+            # No name and no time in the header: equal content, equal bytes.
+            with gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as packed:
+                packed.write(text.encode())
+        else:
+            stream.write(text.encode())
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, text without its end) of every line that is not blank."""
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                except UnicodeDecodeError:
+                    _refuse("not valid UTF-8", path, number)
+                if text.strip():
+                    yield number, text
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"not a whole gzip file: {error}", where=path) from error
+    except FileNotFoundError as error:
+        raise UserError("no such file", where=path) from error
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", where=path) from error
+
+
+def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in _lines(path):
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UserError(f"not valid JSON: {error}", where=f"{path}, line {number}") from error
+        if not isinstance(row, dict):
+            _refuse("not a JSON object", path, number)
+        yield number, row
+
+
+def _columns(line: str, count: int, path: Path, number: int) -> list[str]:
+    columns = line.split("\t") if "\t" in line else line.split()
+    columns = [column.strip() for column in columns]
+    if len(columns) != count:
+        _refuse(
+            f"{len(columns)} columns where {count} are expected",
+            path,
+            number,
+            mend="separate the columns by tabs if ids hold blanks",
+        )
+    if not all(columns):
+        _refuse(f"column {columns.index('') + 1} is empty", path, number)
+    return columns
+
+
+def _string(row: Mapping[str, Any], name: str, path: Path, number: int) -> str:
+    value = row.get(name)
+    if not isinstance(value, str):
+        _refuse(f"field {name}: not a text", path, number)
+    return value
+
+
+def _strings(value: Any, name: str, path: Path, number: int) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        _refuse(f"field {name}: not a list of texts", path, number)
+    return tuple(value)
+
+
+def _refuse(what: str, path: Path, number: int, mend: str | None = None) -> NoReturn:
+    raise UserError(what, where=f"{path}, line {number}", mend=mend)
