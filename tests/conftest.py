@@ -1,0 +1,48 @@
+"""Every test session has its own cache and no network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Set before any test module is imported: some libraries read these once, at import.
+_SESSION = Path(tempfile.mkdtemp(prefix="uniconv-bench-tests-"))
+os.environ["UNICONV_BENCH_CACHE"] = str(_SESSION / "cache")
+os.environ["HF_HOME"] = str(_SESSION / "huggingface")
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(_SESSION, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_network() -> Iterator[None]:
+    """A connection to anywhere but this machine is an error that names the address."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        host = address[0] if isinstance(address, tuple) else "localhost"
+        if host not in ("localhost", "127.0.0.1", "::1"):
+            raise RuntimeError(f"a test tried to reach the network: {address}")
+        connect(self, address)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(socket.socket, "connect", guarded)
+    yield
+    patch.undo()
+
+
+@pytest.fixture
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test alone."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("UNICONV_BENCH_CACHE", str(folder))
+    return folder
