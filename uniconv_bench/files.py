@@ -16,11 +16,12 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from uniconv_bench.errors import UserError
 
 MANIFEST = "manifest.json"
+T = TypeVar("T")
 
 
 def cache_dir() -> Path:
@@ -180,3 +181,27 @@ def open_artefact(folder: Path) -> dict[str, Any] | None:
         if not path.is_file() or digest_of_file(path) != sha256:
             raise UserError("corrupted cache file", where=path, mend=mend)
     return fingerprint
+
+
+def field(record: Any, name: str, kind: type[T], where: str | Path) -> T:
+    """`record[name]`, checked to be of a type; a UserError names the place and the field."""
+    mend = "compare the file with the layout shown at the top of the task's module"
+    if not isinstance(record, dict):
+        raise UserError(f"not an object but {type(record).__name__}", where=where, mend=mend)
+    if name not in record:
+        raise UserError(f"field {name} is missing", where=where, mend=mend)
+    value = record[name]
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        what = f"field {name} is {type(value).__name__}, not {kind.__name__}"
+        raise UserError(what, where=where, mend=mend)
+    return value
+
+
+def texts(record: Any, name: str, where: str | Path) -> list[str]:
+    """`record[name]`, checked to be a list of strings."""
+    values = field(record, name, list, where)
+    for value in values:
+        if not isinstance(value, str):
+            what = f"field {name} holds {type(value).__name__}, not str"
+            raise UserError(what, where=where)
+    return values

@@ -1,0 +1,273 @@
+"""Raw files -> checked turns, passages and judgements in the cache. Knows no dataset by name.
+
+Streams: of a corpus only the ids are held in memory. Needs no model and no network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from uniconv_bench.cards import Profile, TaskCard
+from uniconv_bench.conversation import Conversation, Passage, Turn
+from uniconv_bench.errors import UserError
+from uniconv_bench.files import (
+    MANIFEST,
+    cache_dir,
+    canonical_json,
+    digest_of_code,
+    digest_of_file,
+    folder_of,
+    new_artefact,
+    open_artefact,
+    read_json,
+    write_json,
+)
+from uniconv_bench.registry import task_module
+from uniconv_bench.system import Progress
+
+STAGE = "tasks"
+PASSAGES = "passages.arrow"
+COUNTS = "counts.json"
+ROWS = 16_384
+"""Passages per Arrow record batch."""
+
+
+def turns_file(split: str) -> str:
+    """Name of the JSONL file of a split's turns."""
+    return f"turns.{split}.jsonl"
+
+
+def qrels_file(split: str) -> str:
+    """Name of the TSV file of a split's judgements."""
+    return f"qrels.{split}.tsv"
+
+
+def prepare(
+    card: TaskCard,
+    card_path: Path,
+    profile: Profile,
+    data_dir: Path | None = None,
+    *,
+    force: bool = False,
+    progress: Progress,
+) -> Path:
+    """Reads a task's raw files into the cache, unless they are there; returns the folder.
+
+    Args:
+        card: the task.
+        card_path: its card; the module beside it reads the raw files.
+        profile: `sample` has its raw files beside the card, the others need `data_dir`.
+        data_dir: folder of raw files. Without it the set prepared last is used for `mini`, `full`.
+        force: prepare anew even if the cache holds it.
+        progress: told what is done.
+
+    Raises:
+        UserError: raw files are missing or wrong, naming file, record and field.
+    """
+    raw = data_dir if data_dir is not None else _shipped(card_path, card.name, profile)
+    if raw is None:
+        return _latest(card, card_path, profile)
+    fingerprint = {**_identity(card, card_path, profile), "raw": _digests(raw)}
+    folder = folder_of(STAGE, f"{card.name}-{profile}", fingerprint)
+    if not force and open_artefact(folder) is not None:
+        return folder
+    module = task_module(card_path)
+    if card.test_split not in module.SPLITS:
+        what = f"field test_split is {card.test_split!r}, none of {', '.join(module.SPLITS)}"
+        raise UserError(what, where=card_path)
+    progress.note(f"preparing {card.title} ({profile}) from {raw}")
+    # Preparation starts from nothing each time, so nothing half-written may wait for a second try.
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with new_artefact(folder, fingerprint) as working:
+            _write(module, raw, working)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return folder
+
+
+def is_prepared(
+    card: TaskCard, card_path: Path, profile: Profile, data_dir: Path | None = None
+) -> bool:
+    """Whether `prepare` would find its work done. Does not check the files' digests."""
+    raw = data_dir if data_dir is not None else _shipped(card_path, card.name, profile)
+    if raw is None:
+        return any(True for _ in _prepared(card, card_path, profile))
+    fingerprint = {**_identity(card, card_path, profile), "raw": _digests(raw)}
+    return folder_of(STAGE, f"{card.name}-{profile}", fingerprint).exists()
+
+
+def _shipped(card_path: Path, name: str, profile: Profile) -> Path | None:
+    if profile != "sample":
+        return None
+    folder = card_path.parent / "sample" / name
+    if not folder.is_dir():
+        mend = "put its raw files there, or name their folder with --data-dir"
+        raise UserError(f"task {name!r} ships no sample", where=folder, mend=mend)
+    return folder
+
+
+def _identity(card: TaskCard, card_path: Path, profile: Profile) -> dict[str, Any]:
+    return {
+        "task": card.name,
+        "version": card.version,
+        "profile": profile,
+        "code": digest_of_code("conversation", "prepare"),
+        "module": digest_of_file(card_path.with_suffix(".py")),
+    }
+
+
+def _digests(raw: Path) -> dict[str, str]:
+    if not raw.is_dir():
+        raise UserError("no such folder", where=raw, mend="--data-dir names the raw files' folder")
+    files = sorted(path for path in raw.rglob("*") if path.is_file())
+    if not files:
+        raise UserError("an empty folder", where=raw, mend="--data-dir names the raw files' folder")
+    return {path.relative_to(raw).as_posix(): digest_of_file(path) for path in files}
+
+
+def _prepared(card: TaskCard, card_path: Path, profile: Profile) -> Iterator[Path]:
+    """Artefacts of this card and code, whatever raw files they were made from."""
+    identity = _identity(card, card_path, profile)
+    for manifest in (cache_dir() / STAGE).glob(f"{card.name}-{profile}-*/{MANIFEST}"):
+        found = read_json(manifest).get("fingerprint", {})
+        if manifest.parent.suffix != ".partial" and found == {**identity, "raw": found.get("raw")}:
+            yield manifest.parent
+
+
+def _latest(card: TaskCard, card_path: Path, profile: Profile) -> Path:
+    folders = sorted(
+        _prepared(card, card_path, profile), key=lambda f: (f / MANIFEST).stat().st_mtime_ns
+    )
+    if not folders:
+        mend = f"pass --data-dir FOLDER with the official files (see {card.homepage})"
+        raise UserError(f"no {profile} data of {card.title} is prepared", mend=mend)
+    open_artefact(folders[-1])
+    return folders[-1]
+
+
+def _write(module: ModuleType, raw: Path, folder: Path) -> None:
+    splits: dict[str, dict[str, int]] = {}
+    wanted: dict[str, str] = {}
+    for split in module.SPLITS:
+        place = f"{raw}, split {split}"
+        conversations = _checked(module.conversations(raw, split), place)
+        splits[split] = _write_turns(conversations, split, place, folder, wanted)
+    count, digest = _write_passages(module.passages(raw), raw, folder / PASSAGES, wanted)
+    if wanted:
+        passage_id, where = next(iter(wanted.items()))
+        what = f"field gold names passage {passage_id!r}, which the corpus lacks"
+        mend = f"add the passage, or drop the judgement ({len(wanted):,} such ids in all)"
+        raise UserError(what, where=where, mend=mend)
+    write_json(folder / COUNTS, {"passages": count, "corpus": digest, "splits": splits})
+
+
+def _checked(conversations: Iterable[Conversation], place: str) -> Iterator[Conversation]:
+    """Passes conversations on whose ids are unique and fit together, and that say something."""
+    seen: set[str] = set()
+    for conversation in conversations:
+        name = conversation.conversation_id
+        where = f"{place}, conversation {name}"
+        if name in seen:
+            mend = "its turns must stand together in the file"
+            raise UserError(f"conversation {name!r} occurs twice", where=where, mend=mend)
+        seen.add(name)
+        numbers: set[int] = set()
+        for turn in conversation:
+            spot = f"{where}, turn {turn.number}"
+            if turn.number in numbers:
+                raise UserError("turn number occurs twice", where=spot, mend="number it anew")
+            numbers.add(turn.number)
+            if turn.turn_id != f"{name}_{turn.number}" or turn.conversation_id != name:
+                what = f"field turn_id is {turn.turn_id!r}, not <conversation>_<number>"
+                raise UserError(what, where=spot, mend="mend the task's module")
+            _check_id(turn.turn_id, "turn_id", spot)
+            if not turn.query.strip():
+                raise UserError("field query is empty", where=spot, mend="drop the turn")
+            if not all(text.strip() for text in turn.references):
+                raise UserError("field references has an empty one", where=spot, mend="drop it")
+        yield conversation
+
+
+def _check_id(value: str, name: str, where: str) -> None:
+    if not value.strip():
+        raise UserError(f"field {name} is empty", where=where, mend="give it one")
+    if any(sign in value for sign in "\t\n\r"):
+        mend = "run files are tab separated: an id holds no tab and no line end"
+        raise UserError(f"field {name} is {value!r}", where=where, mend=mend)
+
+
+def _write_turns(
+    conversations: Iterator[Conversation],
+    split: str,
+    place: str,
+    folder: Path,
+    wanted: dict[str, str],
+) -> dict[str, int]:
+    """Writes turns and qrels of a split; `wanted` gathers gold ids and where each was named."""
+    count = {"conversations": 0, "turns": 0, "judged_retrieval": 0, "judged_generation": 0}
+    with (
+        (folder / turns_file(split)).open("w", encoding="utf-8") as turns,
+        (folder / qrels_file(split)).open("w", encoding="utf-8") as qrels,
+    ):
+        for conversation in conversations:
+            count["conversations"] += 1
+            for turn in conversation:
+                count["turns"] += 1
+                count["judged_retrieval"] += bool(turn.gold)
+                count["judged_generation"] += bool(turn.references)
+                turns.write(_line(turn))
+                for passage_id in turn.gold:
+                    where = f"{place}, turn {turn.turn_id}"
+                    _check_id(passage_id, "gold", where)
+                    wanted.setdefault(passage_id, where)
+                    qrels.write(f"{turn.turn_id}\t0\t{passage_id}\t1\n")
+    if not count["turns"]:
+        raise UserError("no turns", where=place, mend="the file holds no conversation")
+    return count
+
+
+def _line(turn: Turn) -> str:
+    return json.dumps(turn.to_json(), ensure_ascii=False) + "\n"
+
+
+def _write_passages(
+    passages: Iterable[Passage], raw: Path, path: Path, wanted: dict[str, str]
+) -> tuple[int, str]:
+    """Writes the Arrow file, takes found ids out of `wanted`; number and digest of passages."""
+    import pyarrow as pa
+
+    schema = pa.schema([(name, pa.string()) for name in ("id", "title", "text")])
+    digest, seen = hashlib.sha256(), set[str]()
+    rest = iter(passages)
+    with pa.ipc.new_file(path, schema) as writer:
+        while batch := list(islice(rest, ROWS)):
+            for passage in batch:
+                name = passage.passage_id
+                where = f"{raw}, passage {len(seen) + 1:,} of the corpus"
+                _check_id(name, "id", where)
+                if name in seen:
+                    mend = "ids must be unique"
+                    raise UserError(f"field id {name!r} occurs twice", where=where, mend=mend)
+                seen.add(name)
+                wanted.pop(name, None)
+                row = canonical_json([name, passage.title, passage.text])
+                digest.update(f"{row}\n".encode())
+            columns = [
+                [p.passage_id for p in batch],
+                [p.title for p in batch],
+                [p.text for p in batch],
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+    if not seen:
+        raise UserError("no passages", where=raw, mend="the corpus file is empty")
+    return len(seen), digest.hexdigest()
