@@ -95,7 +95,7 @@ def test_plugged_in_cards_are_found_by_name(plugged: Path) -> None:
 
 
 def test_unknown_name_suggests(plugged: Path) -> None:
-    assert fails(registry.task_card, "toi") == "unknown task 'toi'; did you mean 'toy'?"
+    assert fails(registry.task_card, "Toyy") == "unknown task 'Toyy'; did you mean 'toy'?"
     assert "unknown system 'bass'; did you mean 'base'" in fails(registry.system_card, "bass")
 
 
@@ -182,6 +182,22 @@ def test_extends_merges_and_false_removes(plugged: Path, tmp_path: Path) -> None
     assert third.adapters["left"].seed == 5
     assert third.adapters["left"].losses == card.adapters["left"].losses
     assert sorted(third.adapters) == ["left", "right"]
+
+
+def test_an_adapter_extends_another_systems(plugged: Path, tmp_path: Path) -> None:
+    alone = SYSTEM.replace('"base"', '"alone"').partition("[adapters.both]")[0]
+    path = tmp_path / "alone.toml"
+    path.write_text(
+        alone + '[adapters.both]\nextends = "base:both"\nlosses = { retrieval = 0.0 }\n'
+    )
+    card, _ = registry.system_card(str(path))
+    base, _ = registry.system_card("base")
+    assert card.adapters["both"].seed == base.adapters["both"].seed == 7
+    assert card.adapters["both"].losses.retrieval == 0.0
+    assert card.adapters["both"].losses.cii == base.adapters["both"].losses.cii == 0.5
+    path.write_text(alone + '[adapters.both]\nextends = "base:bosh"\n')
+    message = fails(registry.system_card, str(path))
+    assert message == "unknown adapter of base 'bosh'; did you mean 'both'?"
 
 
 def test_extends_in_a_circle(tmp_path: Path) -> None:

@@ -79,6 +79,11 @@ def task_module(card_path: Path) -> ModuleType:
     return _load(source)
 
 
+def adapter_folders() -> list[Path]:
+    """Folders that hold shipped adapters, one folder each."""
+    return [path / "adapters" for _, path in _folders("system") if (path / "adapters").is_dir()]
+
+
 def resolve(spec: str, beside: Path | None = None) -> Any:
     """The object that `module:Class` names.
 
@@ -110,7 +115,7 @@ def _is_path(name: str) -> bool:
 
 def _find(kind: Kind, name_or_path: str) -> Path:
     if _is_path(name_or_path):
-        return Path(name_or_path).expanduser().absolute()
+        return Path(name_or_path).expanduser().resolve()
     known = _cards(kind)
     if name_or_path not in known:
         raise unknown_name(kind, name_or_path, known)
@@ -162,24 +167,41 @@ def _check_name(name: str, stem: str, path: Path) -> None:
 
 
 def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """A system card's content laid on what it extends, and so each of its adapters.
+
+    `extends = "<system>"` at the top of a card; `extends = "<system>:<adapter>"` in an adapter.
+    """
     from uniconv_bench.cards import merged
 
     content = read_toml(path)
     for key in ("name", "title", "description"):
         _heading(content, key, path)
+    seen = (*seen, path)
     base = content.pop("extends", None)
-    if base is None:
-        return content
-    if not isinstance(base, str):
-        raise UserError("malformed card: field extends: not a system's name", where=path)
-    above = (path.parent / base) if _is_path(base) else _find("system", base)
-    if above in (*seen, path):
-        raise UserError("malformed card: field extends: goes in a circle", where=path)
-    content = merged(_extended(above, (*seen, path)), content)
+    if base is not None:
+        content = merged(_base(base, path, "extends", seen), content)
     adapters = content.get("adapters")
-    if isinstance(adapters, dict):
-        content["adapters"] = {name: a for name, a in adapters.items() if a is not False}
+    if not isinstance(adapters, dict):
+        return content
+    for name, adapter in adapters.items():
+        if isinstance(adapter, dict) and "extends" in adapter:
+            field = f"adapters.{name}.extends"
+            system, _, other = str(adapter["extends"]).rpartition(":")
+            above = _base(system, path, field, seen).get("adapters", {})
+            if other not in above:
+                raise unknown_name(f"adapter of {system}", other, above)
+            own = {key: value for key, value in adapter.items() if key != "extends"}
+            adapters[name] = merged(above[other], own)
     return content
+
+
+def _base(name: Any, path: Path, field: str, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if not isinstance(name, str) or not name:
+        raise UserError(f"malformed card: field {field}: not a system's name", where=path)
+    above = (path.parent / name).resolve() if _is_path(name) else _find("system", name)
+    if above in seen:
+        raise UserError(f"malformed card: field {field}: goes in a circle", where=path)
+    return _extended(above, seen)
 
 
 def _load(source: Path) -> ModuleType:
