@@ -291,13 +291,18 @@ def _tuples(value: Any) -> Any:
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` laid on `base`: tables merge key by key, everything else replaces.
 
-    A table whose `kind` differs replaces the base's whole, since its fields mean something else.
+    `false` takes a key away (no card has a field of that type). A table whose `kind` differs replaces
+    the base's whole, since its fields mean something else.
     """
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
-        if isinstance(old, dict) and isinstance(value, dict):
-            same_kind = "kind" not in value or value["kind"] == old.get("kind")
-            value = merged(old, value) if same_kind else value
-        result[key] = value
+        if value is False:
+            result.pop(key, None)
+        elif not isinstance(old, dict) or not isinstance(value, dict):
+            result[key] = value
+        elif "kind" in value and value["kind"] != old.get("kind"):
+            result[key] = value
+        else:
+            result[key] = merged(old, value)
     return result

@@ -99,17 +99,19 @@ def read_run(path: Path) -> Run:
 
 def write_answers(path: Path, answers: Iterable[Answer]) -> None:
     """Writes one JSON object a line, gzip by suffix."""
-    lines = []
-    for answer in answers:
-        row = {
-            "turn_id": answer.turn_id,
-            "answer": answer.text,
-            "prompt_tokens": answer.prompt_tokens,
-            "tokens": answer.tokens,
-            "evidence": list(answer.evidence),
-        }
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    _write_text(path, "".join(lines))
+    _write_text(path, "".join(answer_line(answer) for answer in answers))
+
+
+def answer_line(answer: Answer) -> str:
+    """An answer as its line of an answer file."""
+    row = {
+        "turn_id": answer.turn_id,
+        "answer": answer.text,
+        "prompt_tokens": answer.prompt_tokens,
+        "tokens": answer.tokens,
+        "evidence": list(answer.evidence),
+    }
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def read_answers(path: Path) -> dict[str, Answer]:

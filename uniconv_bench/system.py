@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+from uniconv_bench.cards import Inference, TaskCard
 from uniconv_bench.conversation import Passage, Turn
 
 Ranking = list[tuple[str, float]]
@@ -30,9 +32,12 @@ class Progress(Protocol):
 class Corpus(Protocol):
     """The passages of a task. Iteration order is the order of `ids`."""
 
-    ids: Sequence[str]
     digest: str
     """sha256 over ids, titles and texts."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Passage ids, in corpus order."""
 
     def __len__(self) -> int: ...
 
@@ -61,8 +66,25 @@ class Answer:
     evidence: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a part of a system is built with beside its own table on the card.
+
+    Attributes:
+        task: the card of the task to run on.
+        backbone: name or folder of the pretrained weights for this profile; empty without any.
+        inference: limits, depth and precision.
+        adapters: trained adapters by their name on the card.
+    """
+
+    task: TaskCard
+    backbone: str
+    inference: Inference
+    adapters: Mapping[str, Path]
+
+
 class Retriever(Protocol):
-    """Ranks passages for turns."""
+    """Ranks passages for turns. Built as `Class(card table, Context)`."""
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Everything that the ranking depends on, as JSON values. Must not load a model."""
@@ -77,7 +99,7 @@ class Retriever(Protocol):
 
 
 class Generator(Protocol):
-    """Answers turns from their session and evidence."""
+    """Answers turns from their session and evidence. Built as `Class(card table, Context)`."""
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Everything that the answers depend on, as JSON values. Must not load a model."""

@@ -1,0 +1,124 @@
+"""The only module that turns conversations into token ids, for training and inference alike.
+
+What is specific to an objective always comes *after* the session, so the session is a shared
+prefix: retrieval closes it with the end token, answering goes on with evidence and the opening of
+the assistant's reply. Knows tokenizers, no models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from jinja2 import TemplateError
+
+from uniconv_bench.conversation import Passage, Turn, Utterance
+
+History = Literal["session", "query"]
+
+INSTRUCTION = "Answer the last question briefly. Use the passages if any are given."
+OPENING = Utterance("user", "Hello.")
+"""Stands before a history that the assistant opens: chat templates want the user first."""
+_MARK = "\u241eQUESTION\u241e"
+
+
+class PromptFormat:
+    """Token ids of every input of one backbone.
+
+    Texts are rendered by the backbone's own chat template and tokenised without adding special
+    tokens, so that none is doubled; the end token is appended as an id after truncation, so that
+    none is lost.
+
+    Args:
+        tokenizer: a transformers tokenizer with a chat template and an `eos_token`.
+        session_tokens: most tokens of a session; oldest exchanges are dropped whole beyond it.
+        passage_tokens: most tokens of a passage, end token included.
+    """
+
+    def __init__(self, tokenizer: Any, session_tokens: int, passage_tokens: int):
+        self.tokenizer = tokenizer
+        self.session_tokens = session_tokens
+        self.passage_tokens = passage_tokens
+        self.end: int = tokenizer.eos_token_id
+        self._system_role = self._knows_system_role()
+        self._closing = self._render([Utterance("user", _MARK)]).rpartition(_MARK)[2]
+
+    def session(self, turn: Turn, history: History = "session") -> list[int]:
+        """The conversation up to and including the current query, left open.
+
+        Exchanges are dropped from the oldest on until `session_tokens` hold; the current query is
+        kept whole even when it is longer by itself.
+        """
+        past = list(turn.history) if history == "session" else []
+        while True:
+            opening = [OPENING] if past and past[0].role == "assistant" else []
+            text = self._render([*opening, *past, Utterance("user", _MARK)])
+            ids = self._ids(text.rpartition(_MARK)[0] + turn.query)
+            if len(ids) <= self.session_tokens or not past:
+                return ids
+            del past[: _exchange(past)]
+
+    def query(self, turn: Turn, history: History = "session") -> list[int]:
+        """Input of the retriever for a turn: the session, closed by the end token."""
+        return [*self.session(turn, history), self.end]
+
+    def passage(self, passage: Passage) -> list[int]:
+        """Input of the retriever for a passage, closed by the end token."""
+        return self.text(f"Passage: {passage.contents}")
+
+    def text(self, text: str) -> list[int]:
+        """Any text to embed: cut to `passage_tokens - 1` tokens, closed by the end token."""
+        return [*self._ids(text)[: self.passage_tokens - 1], self.end]
+
+    def grounded(
+        self, turn: Turn, passages: Sequence[Passage], history: History = "session"
+    ) -> list[int]:
+        """Session and passages, left open: the common prefix of answering and of L_CII."""
+        return [*self.session(turn, history), *self.evidence(passages)]
+
+    def evidence(self, passages: Sequence[Passage]) -> list[int]:
+        """The passages as the generator reads them; empty for none."""
+        if not passages:
+            return []
+        ids = self._ids("\n\nPassages:")
+        for number, passage in enumerate(passages, 1):
+            ids += self._ids(f"\n[{number}] {passage.contents}")[: self.passage_tokens]
+        return ids
+
+    def prompt(self, turn: Turn, passages: Sequence[Passage]) -> list[int]:
+        """Input of the generator: session, passages, opening of the assistant's reply."""
+        return [*self.grounded(turn, passages), *self._ids(self._closing)]
+
+    def response(self, text: str) -> list[int]:
+        """A response as the generator should write it, closed by the end token."""
+        return [*self._ids(text), self.end]
+
+    def _render(self, utterances: Sequence[Utterance]) -> str:
+        messages = [{"role": u.role, "content": u.text} for u in utterances]
+        if self._system_role:
+            messages.insert(0, {"role": "system", "content": INSTRUCTION})
+        else:
+            messages[0]["content"] = f"{INSTRUCTION}\n\n{messages[0]['content']}"
+        rendered: str = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        return rendered
+
+    def _knows_system_role(self) -> bool:
+        messages = [{"role": "system", "content": _MARK}, {"role": "user", "content": "?"}]
+        try:
+            return _MARK in self.tokenizer.apply_chat_template(messages, tokenize=False)
+        except TemplateError:  # Mistral's template, for one, refuses the role
+            return False
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def _exchange(history: Sequence[Utterance]) -> int:
+    """Number of utterances in the oldest exchange: up to the next one by the user."""
+    for position, utterance in enumerate(history[1:], 1):
+        if utterance.role == "user":
+            return position
+    return len(history)

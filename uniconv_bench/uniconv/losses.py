@@ -1,0 +1,145 @@
+"""L = L_R + L_G + alpha * L_CII as three plain passes over one batch of turns: the reference form.
+
+Knows tensors and a decoder; nothing of tasks, cards or training loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Token ids of one optimiser step. Lists of B turns; a turn may lack a passage or a response.
+
+    Attributes:
+        queries: sessions closed by the end token, for L_R.
+        positives: position of each turn's gold passage in `candidates`; None without one.
+        candidates: N passages (gold of all turns, then hard negatives), closed by the end token.
+        allowed: (B, N) bool; False where a candidate is a false negative of the turn.
+        prompts: inputs of the generator, for L_G.
+        responses: what it should write; None without one.
+        anchors: session and gold passage closed by the end token, for L_CII; None without both.
+        targets: responses as texts to embed, parallel to `anchors`.
+        distinct: (B, B) bool; False where two responses are the same text.
+    """
+
+    queries: list[list[int]]
+    positives: list[int | None]
+    candidates: list[list[int]]
+    allowed: Tensor
+    prompts: list[list[int]]
+    responses: list[list[int] | None]
+    anchors: list[list[int] | None]
+    targets: list[list[int] | None]
+    distinct: Tensor
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all inputs."""
+        lists = (self.queries, self.candidates, self.prompts)
+        optional = (self.responses, self.anchors, self.targets)
+        return sum(len(ids) for rows in (*lists, *optional) for ids in rows if ids is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Loss weights and temperatures; `cii` is alpha."""
+
+    retrieval: float
+    generation: float
+    cii: float
+    temperature: float
+    cii_temperature: float
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Tensor, Tensor]:
+    """(ids, mask), each (B, longest), padded on the right."""
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[i, : len(row)] = 1
+    return ids.to(device), mask.to(device)
+
+
+def hidden_states(model: Any, rows: Sequence[Sequence[int]], pad: int) -> Tensor:
+    """Last-layer hidden states (B, longest, d) of right-padded rows, without the language head."""
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    ids, mask = padded(rows, pad, causal.device)
+    states: Tensor = causal.base_model(
+        input_ids=ids, attention_mask=mask, use_cache=False
+    ).last_hidden_state
+    return states
+
+
+def embed(model: Any, rows: Sequence[Sequence[int]], pad: int) -> Tensor:
+    """Embeddings (B, d): the hidden state at each row's last token, L2-normalised, float32."""
+    states = hidden_states(model, rows, pad)
+    last = torch.tensor([len(row) - 1 for row in rows], device=states.device)
+    pooled = states[torch.arange(len(rows), device=states.device), last]
+    return functional.normalize(pooled.float(), dim=-1)
+
+
+def info_nce(queries: Tensor, candidates: Tensor, positive: Tensor, allowed: Tensor, tau: float) -> Tensor:
+    """Mean of -log softmax(cos / tau) at the positive.
+
+    Args:
+        queries: (B, d), unit length.
+        candidates: (N, d), unit length.
+        positive: (B,) column of each row's positive.
+        allowed: (B, N) bool; False removes a column from a row's denominator (never the positive).
+        tau: temperature.
+    """
+    keep = allowed.clone()
+    keep[torch.arange(len(positive), device=keep.device), positive] = True
+    scores = (queries @ candidates.T) / tau
+    return functional.cross_entropy(scores.masked_fill(~keep, float("-inf")), positive)
+
+
+def response_nll(model: Any, prompts: list[list[int]], responses: list[list[int]], pad: int) -> Tensor:
+    """Negative log-likelihood per response token, averaged over the tokens of the batch."""
+    rows = [p + r for p, r in zip(prompts, responses, strict=True)]
+    states = hidden_states(model, rows, pad)
+    before, labels = [], []
+    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        # The state at position t predicts token t + 1; the language head runs on those alone.
+        before.append(states[i, len(prompt) - 1 : len(prompt) + len(response) - 1])
+        labels += response
+    logits = model.get_output_embeddings()(torch.cat(before)).float()
+    return functional.cross_entropy(logits, torch.tensor(labels, device=logits.device))
+
+
+def joint_loss(model: Any, batch: Batch, weights: Weights, pad: int) -> tuple[Tensor, dict[str, float]]:
+    """The weighted sum and its terms; a term whose supervision the batch lacks is left out."""
+    terms: dict[str, tuple[float, Tensor]] = {}
+    device = model.device
+    judged = [i for i, position in enumerate(batch.positives) if position is not None]
+    if weights.retrieval and judged:
+        positive = torch.tensor([batch.positives[i] for i in judged], device=device)
+        queries = embed(model, [batch.queries[i] for i in judged], pad)
+        candidates = embed(model, batch.candidates, pad)
+        allowed = batch.allowed[judged].to(device)
+        loss = info_nce(queries, candidates, positive, allowed, weights.temperature)
+        terms["retrieval"] = (weights.retrieval, loss)
+    answered = [(p, r) for p, r in zip(batch.prompts, batch.responses, strict=True) if r]
+    if weights.generation and answered:
+        loss = response_nll(model, [p for p, _ in answered], [r for _, r in answered], pad)
+        terms["generation"] = (weights.generation, loss)
+    grounded = [i for i, anchor in enumerate(batch.anchors) if anchor is not None]
+    if weights.cii and len(grounded) > 1:
+        anchors = embed(model, [batch.anchors[i] or [] for i in grounded], pad)
+        targets = embed(model, [batch.targets[i] or [] for i in grounded], pad)
+        allowed = batch.distinct[grounded][:, grounded].to(device)
+        own = torch.arange(len(grounded), device=device)
+        loss = info_nce(anchors, targets, own, allowed, weights.cii_temperature)
+        terms["cii"] = (weights.cii, loss)
+    total = torch.stack([weight * loss for weight, loss in terms.values()]).sum()
+    return total, {name: float(loss.detach()) for name, (_, loss) in terms.items()}

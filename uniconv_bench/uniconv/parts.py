@@ -1,0 +1,154 @@
+"""The two halves of a decoder as parts of a system: dense retriever and answering generator.
+
+With the same adapter on both, they are UniConv: one set of weights that retrieves and answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from uniconv_bench.cards import DenseRetriever as DenseCard
+from uniconv_bench.cards import LlmGenerator as LlmCard
+from uniconv_bench.conversation import Passage, Turn
+from uniconv_bench.decode import greedy
+from uniconv_bench.encode import Embed, encode_corpus, encode_rows
+from uniconv_bench.files import digest_of_code, digest_of_file
+from uniconv_bench.index import DenseIndex
+from uniconv_bench.system import Answer, Context, Corpus, Progress, Ranking
+from uniconv_bench.uniconv.backbone import find_backbone, load_decoder
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+class _Decoder:
+    """What both halves share: weights, prompt format, fingerprint."""
+
+    def __init__(self, adapter: str | None, context: Context):
+        self.backbone = find_backbone(context.backbone)
+        self.adapter: Path | None = context.adapters[adapter] if adapter else None
+        self.inference = context.inference
+        self.task = context.task
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Weights, precision, limits, libraries, code."""
+        return {
+            "backbone": self.backbone.revision,
+            "adapter": digest_of_file(self.adapter / WEIGHTS) if self.adapter else None,
+            "dtype": self.inference.dtype,
+            "attention": "sdpa",
+            "session_tokens": self.inference.session_tokens,
+            "passage_tokens": self.inference.passage_tokens,
+            "libraries": {name: metadata.version(name) for name in ("torch", "transformers")},
+            "code": digest_of_code("prompts", "uniconv/backbone", "uniconv/losses"),
+        }
+
+    def load(self, progress: Progress) -> tuple[Any, Any]:
+        """(model, prompt format)."""
+        from uniconv_bench.prompts import PromptFormat
+
+        model, tokenizer = load_decoder(
+            self.backbone, self.inference.dtype, self.adapter, progress
+        )
+        limits = (self.inference.session_tokens, self.inference.passage_tokens)
+        return model, PromptFormat(tokenizer, *limits)
+
+
+class DenseRetriever:
+    """Cosine of EOS embeddings of session and passage, searched exactly."""
+
+    def __init__(self, card: DenseCard, context: Context):
+        self._decoder = _Decoder(card.adapter, context)
+        self._query = card.query
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """See `system.Retriever`."""
+        code = digest_of_code("encode", "index", "uniconv/parts")
+        return {
+            "retriever": "dense",
+            "query": self._query,
+            **self._decoder.fingerprint(),
+            "faiss": _faiss_version(),
+            "code_search": code,
+        }
+
+    def retrieve(
+        self, turns: Sequence[Turn], corpus: Corpus, depth: int, progress: Progress
+    ) -> Iterator[tuple[str, Ranking]]:
+        """See `system.Retriever`."""
+        model, form = self._decoder.load(progress)
+        embed = _embedder(model, form.end)
+        batch_tokens = self._decoder.inference.encode_batch_tokens
+        fingerprint = {**self._decoder.fingerprint(), "corpus": corpus.digest}
+        vectors = encode_corpus(
+            corpus, fingerprint, form.passage, lambda: embed, batch_tokens, progress
+        )
+        rows = [form.query(turn, self._query) for turn in turns]
+        with progress.track("encode queries", len(rows)) as advance:
+            queries = encode_rows(rows, embed, batch_tokens, advance)
+        rankings = DenseIndex(corpus.ids, vectors).search(queries, depth)
+        for turn, ranking in zip(turns, rankings, strict=True):
+            yield turn.turn_id, ranking
+
+
+class LlmGenerator:
+    """Greedy answers from session and passages, at most `answer_tokens` of the task long."""
+
+    def __init__(self, card: LlmCard, context: Context):
+        self._decoder = _Decoder(card.adapter, context)
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """See `system.Generator`."""
+        return {
+            "generator": "llm",
+            "decoding": "greedy",
+            "answer_tokens": self._decoder.task.answer_tokens,
+            "batch_size": self._decoder.inference.decode_batch_size,
+            **self._decoder.fingerprint(),
+            "code_decode": digest_of_code("decode", "uniconv/parts"),
+        }
+
+    def generate(
+        self, turns: Sequence[Turn], evidence: Mapping[str, Sequence[Passage]], progress: Progress
+    ) -> Iterator[Answer]:
+        """See `system.Generator`."""
+        if not turns:
+            return
+        model, form = self._decoder.load(progress)
+        rows = [form.prompt(turn, evidence[turn.turn_id]) for turn in turns]
+        with progress.track("answer", len(rows)) as advance:
+            for index, ids in greedy(
+                model,
+                rows,
+                end=form.end,
+                max_new_tokens=self._decoder.task.answer_tokens,
+                batch_size=self._decoder.inference.decode_batch_size,
+            ):
+                turn = turns[index]
+                text = form.tokenizer.decode(ids, skip_special_tokens=True).strip()
+                shown = tuple(p.passage_id for p in evidence[turn.turn_id])
+                yield Answer(turn.turn_id, text, len(rows[index]), len(ids), shown)
+                advance(1)
+
+
+def _embedder(model: Any, pad: int) -> Embed:
+    import torch
+
+    from uniconv_bench.uniconv.losses import embed
+
+    def of(rows: Sequence[Sequence[int]]) -> Any:
+        with torch.inference_mode():
+            return embed(model, rows, pad).cpu().numpy()
+
+    return of
+
+
+def _faiss_version() -> str | None:
+    for name in ("faiss-cpu", "faiss-gpu"):
+        try:
+            return f"{name} {metadata.version(name)}"
+        except metadata.PackageNotFoundError:
+            continue
+    return None

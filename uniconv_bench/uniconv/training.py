@@ -1,0 +1,260 @@
+"""Trains one adapter: a plain accelerate loop over the mixture's batches, with checkpoints.
+
+Everything random is drawn from (seed, step), so a run that was stopped ends with the weights of one
+that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from uniconv_bench.cards import Inference, Training
+from uniconv_bench.errors import UserError
+from uniconv_bench.files import read_json, write_json
+from uniconv_bench.prompts import PromptFormat
+from uniconv_bench.system import Progress
+from uniconv_bench.task import Task
+from uniconv_bench.uniconv.backbone import Backbone, device, load_model, load_tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHECKPOINT = "checkpoint"
+
+
+def identity(
+    backbone: Backbone, training: Training, inference: Inference, tasks: list[Task]
+) -> dict[str, Any]:
+    """What an adapter is trained from: two adapters of equal identity are interchangeable.
+
+    Says nothing of code or machine, so that an adapter outlives both; `training.json` beside the
+    weights records them.
+    """
+    settings = training.model_dump(mode="json", exclude={"sources", "checkpoint_steps"})
+    return {
+        "backbone": backbone.revision,
+        "training": settings,
+        "session_tokens": inference.session_tokens,
+        "passage_tokens": inference.passage_tokens,
+        "data": {task.card.name: task.digest for task in tasks},
+    }
+
+
+def train_adapter(
+    name: str,
+    backbone: Backbone,
+    training: Training,
+    inference: Inference,
+    tasks: list[Task],
+    working: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Trains from the last checkpoint in `working`, if any, and leaves the adapter there.
+
+    Writes `adapter_model.safetensors` (float16), `adapter_config.json` and `training.json`.
+
+    Returns:
+        The content of `training.json`: steps, losses, rates, device, seconds.
+    """
+    import torch
+    from accelerate import Accelerator
+    from accelerate.utils import set_seed
+
+    from uniconv_bench.uniconv.losses import Weights, joint_loss
+    from uniconv_bench.uniconv.mixture import examples, groups, make_batch
+
+    form = PromptFormat(
+        load_tokenizer(backbone, progress), inference.session_tokens, inference.passage_tokens
+    )
+    data = {task.card.name: examples(task, training, progress) for task in tasks}
+    plan = [(e, g) for e in range(training.epochs) for g in groups(data, training, e)]
+    if not plan:
+        raise UserError(f"nothing to train {name} on", mend="give its card tasks with train turns")
+    accelerator = Accelerator(cpu=device() == "cpu")
+    set_seed(training.seed)
+    model = adapted(load_model(backbone, training.dtype, progress), training)
+    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    optimiser = torch.optim.AdamW(
+        parameters.values(), lr=training.learning_rate, weight_decay=training.weight_decay
+    )
+    log = _resume(working, parameters, optimiser)
+    model, optimiser = accelerator.prepare(model, optimiser)
+    weights = Weights(
+        **training.losses.model_dump(),
+        temperature=training.temperature,
+        cii_temperature=training.cii_temperature,
+    )
+    model.train()
+    if log:
+        progress.note(f"  going on with {name} after step {len(log)} of {len(plan)}")
+    with progress.track(f"train {name}", len(plan)) as advance:
+        advance(len(log))
+        for step, (epoch, group) in enumerate(plan[len(log) :], len(log)):
+            start = time.perf_counter()
+            set_seed(training.seed * 1_000_003 + step)
+            rate = learning_rate(step, len(plan), training)
+            for settings in optimiser.param_groups:
+                settings["lr"] = rate
+            batch = make_batch(group, training, form, random.Random(f"{training.seed}:{step}"))
+            loss, terms = joint_loss(accelerator.unwrap_model(model), batch, weights, form.end)
+            accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(list(parameters.values()), training.clip)
+            if not math.isfinite(float(loss)) or not math.isfinite(float(norm)):
+                raise UserError(
+                    f"training of {name} diverged at step {step}",
+                    mend="lower learning_rate on its card",
+                )
+            optimiser.step()
+            optimiser.zero_grad()
+            seconds = time.perf_counter() - start
+            log.append(
+                {
+                    "step": step,
+                    "epoch": epoch,
+                    **{key: round(value, 5) for key, value in terms.items()},
+                    "gradient_norm": round(float(norm), 4),
+                    "learning_rate": rate,
+                    "tokens": batch.tokens,
+                    "seconds": round(seconds, 3),
+                }
+            )
+            if (step + 1) % training.checkpoint_steps == 0:
+                _checkpoint(working, parameters, optimiser, log)
+            advance(1)
+    report = {
+        "adapter": name,
+        "backbone": backbone.name,
+        "device": _device_name(),
+        "turns": {task: len(found) for task, found in data.items()},
+        "steps": len(plan),
+        "tokens": sum(row["tokens"] for row in log),
+        "seconds": round(sum(row["seconds"] for row in log), 1),
+        "libraries": {"torch": torch.__version__, "peft": _version("peft")},
+        "trainable_parameters": sum(p.numel() for p in parameters.values()),
+        "log": log,
+    }
+    _save(accelerator.unwrap_model(model), backbone, working)
+    write_json(working / "training.json", report)
+    shutil.rmtree(working / CHECKPOINT, ignore_errors=True)
+    return report
+
+
+def adapted(model: Any, training: Training) -> Any:
+    """The frozen model with trainable LoRA layers in float32.
+
+    Raises:
+        UserError: a named target matches no layer (peft passes over such names in silence as long
+            as another one matches).
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets = training.lora.targets
+    if targets != "all-linear":
+        names = [name for name, _ in model.named_modules()]
+        for target in targets:
+            if not any(name == target or name.endswith(f".{target}") for name in names):
+                raise UserError(
+                    f"LoRA target {target!r} matches no layer of the backbone",
+                    mend="correct lora.targets on the card",
+                )
+    config = LoraConfig(
+        r=training.lora.r,
+        lora_alpha=training.lora.alpha,
+        lora_dropout=training.lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def learning_rate(step: int, steps: int, training: Training) -> float:
+    """The rate at a step (from 0): linear warm-up, then the card's schedule down to 0."""
+    warm = math.ceil(training.warmup * steps)
+    if step < warm:
+        return training.learning_rate * (step + 1) / warm
+    done = (step - warm) / max(1, steps - warm)
+    if training.schedule == "cosine":
+        return training.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    return training.learning_rate * (1 - done if training.schedule == "linear" else 1)
+
+
+def _checkpoint(
+    working: Path, parameters: dict[str, Tensor], optimiser: Any, log: list[dict[str, Any]]
+) -> None:
+    from safetensors.torch import save_file
+
+    fresh = working / f"{CHECKPOINT}.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    tensors = {}
+    for name, parameter in parameters.items():
+        state = optimiser.state[parameter]
+        tensors[f"{name}|value"] = parameter.detach().contiguous()
+        tensors[f"{name}|first"] = state["exp_avg"].contiguous()
+        tensors[f"{name}|second"] = state["exp_avg_sq"].contiguous()
+    save_file(tensors, fresh / "state.safetensors")
+    write_json(fresh / "log.json", log)
+    shutil.rmtree(working / CHECKPOINT, ignore_errors=True)
+    os.replace(fresh, working / CHECKPOINT)  # noqa: PTH105 (a folder)
+
+
+def _resume(
+    working: Path, parameters: dict[str, Tensor], optimiser: Any
+) -> list[dict[str, Any]]:
+    """Loads the last checkpoint into parameters and optimiser; its log, or an empty one."""
+    import torch
+    from safetensors.torch import load_file
+
+    folder = working / CHECKPOINT
+    if not folder.exists():
+        return []
+    log: list[dict[str, Any]] = read_json(folder / "log.json")
+    tensors = load_file(folder / "state.safetensors")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[f"{name}|value"])
+            optimiser.state[parameter] = {
+                "step": torch.tensor(float(len(log))),
+                "exp_avg": tensors[f"{name}|first"].to(parameter.device),
+                "exp_avg_sq": tensors[f"{name}|second"].to(parameter.device),
+            }
+    return log
+
+
+def _save(model: Any, backbone: Backbone, working: Path) -> None:
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    state = get_peft_model_state_dict(model)
+    half = {name: tensor.to("cpu", torch.float16).contiguous() for name, tensor in state.items()}
+    save_file(half, working / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = model.peft_config["default"].to_dict()
+    config["base_model_name_or_path"] = backbone.name
+    config["inference_mode"] = True
+    for key, value in config.items():
+        if isinstance(value, set):
+            config[key] = sorted(value)
+    text = json.dumps(config, indent=1, sort_keys=True, default=lambda value: value.value)
+    (working / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _device_name() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
+def _version(name: str) -> str:
+    from importlib import metadata
+
+    return metadata.version(name)
