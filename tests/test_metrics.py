@@ -18,7 +18,7 @@ from uniconv_bench.metrics import (
     METRICS,
     conversation_of,
     missing,
-    normalise_answer,
+    normalise,
     parse_metric,
     reference_scores,
     score_answers,
@@ -230,9 +230,7 @@ def test_f1_by_hand(prediction: str, references: list[str], expected: float) -> 
 
 
 def test_normalisation_by_hand() -> None:
-    assert (
-        normalise_answer("  The “Quick”, (brown)\tFOX's  an-the a.") == "“quick” brown foxs anthe"
-    )
+    assert normalise("  The “Quick”, (brown)\tFOX's  an-the a.") == "“quick” brown foxs anthe"
 
 
 def test_a_missing_answer_scores_zero_even_where_an_empty_one_is_right() -> None:

@@ -236,7 +236,7 @@ def _ranx_scores(
     return [[float(value) for value in values[metric.name]] for metric in metrics]
 
 
-def normalise_answer(text: str) -> str:
+def normalise(text: str) -> str:
     """SQuAD's normalisation: lower case, no ASCII punctuation, no articles, single blanks."""
     text = "".join(c for c in text.lower() if c not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
@@ -251,7 +251,7 @@ def token_f1(prediction: str, references: Sequence[str]) -> float:
 
 
 def _overlap(prediction: str, reference: str) -> float:
-    said, right = (normalise_answer(side).split() for side in (prediction, reference))
+    said, right = (normalise(side).split() for side in (prediction, reference))
     if not said or not right:
         return float(said == right)
     common = (Counter(said) & Counter(right)).total()
