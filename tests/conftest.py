@@ -46,3 +46,28 @@ def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("UNICONV_BENCH_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder() -> Path:
+    """The two-layer random backbone, written once a session."""
+    from uniconv_bench.progress import Silent
+    from uniconv_bench.uniconv.backbone import checkpoint, find_backbone
+
+    return Path(checkpoint(find_backbone("random-tiny"), Silent()))
+
+
+@pytest.fixture
+def tiny_tokenizer(tiny_folder: Path) -> Any:
+    """Its tokenizer, one for each test."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_folder)
+
+
+@pytest.fixture
+def tiny_model(tiny_folder: Path) -> Any:
+    """Its model in float32, one for each test."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny_folder).eval()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from uniconv_bench.cards import Inference, Training
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import read_json, write_json
+from uniconv_bench.files import digest_of, read_json, write_json
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.system import Progress
 from uniconv_bench.task import Task
@@ -43,8 +43,18 @@ def identity(
         "training": settings,
         "session_tokens": inference.session_tokens,
         "passage_tokens": inference.passage_tokens,
-        "data": {task.card.name: task.digest for task in tasks},
+        "data": {task.card.name: _supervision(task) for task in tasks},
     }
+
+
+def _supervision(task: Task) -> str:
+    """Digest of what training reads of a task, whatever else its prepared files come to hold."""
+    turns = [
+        [t.turn_id, [[u.role, u.text] for u in t.history], t.query, t.rewrite]
+        + [list(t.references[:1]), list(t.gold)]
+        for t in task.turns("train")
+    ]
+    return digest_of({"turns": turns, "corpus": task.corpus.digest})
 
 
 def train_adapter(

@@ -1,0 +1,389 @@
+"""The method on a tiny random decoder: losses, mixture, training, encoding, decoding."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from uniconv_bench.cards import Bm25Settings, Inference, Lora, Losses, Training
+from uniconv_bench.conversation import Passage, Turn, Utterance
+from uniconv_bench.decode import greedy
+from uniconv_bench.encode import encode_corpus, encode_rows
+from uniconv_bench.errors import UserError
+from uniconv_bench.progress import Silent
+from uniconv_bench.prompts import PromptFormat
+from uniconv_bench.uniconv.backbone import Backbone, find_backbone
+from uniconv_bench.uniconv.losses import (
+    Weights,
+    embed,
+    hidden_states,
+    info_nce,
+    joint_loss,
+    response_nll,
+)
+from uniconv_bench.uniconv.mixture import Example, examples, groups, make_batch
+from uniconv_bench.uniconv.training import adapted, identity, learning_rate, train_adapter
+
+END = 2
+ROWS = [[1, 40, 41, 42, END], [1, 50, END], [1, 60, 61, 62, 63, 64, 65, END]]
+WEIGHTS = Weights(retrieval=1.0, generation=2.0, cii=0.5, temperature=0.05, cii_temperature=0.1)
+INFERENCE = Inference(session_tokens=300, passage_tokens=60)
+
+
+class Corpus(list[Passage]):
+    digest = "test"
+
+    @property
+    def ids(self) -> list[str]:
+        return [p.passage_id for p in self]
+
+    def __getitem__(self, key: Any) -> Any:
+        found = [p for p in self if p.passage_id == key]
+        if not found:
+            raise KeyError(key)
+        return found[0]
+
+
+def task(name: str = "toy", turns: int = 8) -> Any:
+    """Lighthouses with a keeper each; two turns give the same answer, one has no passage."""
+    corpus = Corpus(Passage(f"p{i}", f"Light {i} was kept by keeper {i}.") for i in range(turns))
+    said = [f"Keeper {i}." for i in range(turns)]
+    said[1] = "keeper 0"
+    train = [
+        Turn(
+            f"c{i}_2",
+            f"c{i}",
+            2,
+            "Who kept it?",
+            (Utterance("user", f"Tell me of Light {i}."), Utterance("assistant", "A light.")),
+            (said[i],),
+            (f"p{i}",) if i != 2 else (),
+        )
+        for i in range(turns)
+    ]
+    card = SimpleNamespace(name=name, bm25=Bm25Settings())
+    return SimpleNamespace(card=card, corpus=corpus, turns=lambda split: train, digest="toy")
+
+
+def training(**changes: Any) -> Training:
+    defaults: dict[str, Any] = {
+        "tasks": ("toy",),
+        "batch_size": 4,
+        "epochs": 3,
+        "dtype": "float32",
+        "lora": Lora(r=4, alpha=8),
+        "learning_rate": 0.01,
+        "generation_passages": 1,
+    }
+    return Training(**(defaults | changes))
+
+
+@pytest.fixture
+def form(tiny_tokenizer: Any) -> PromptFormat:
+    return PromptFormat(tiny_tokenizer, INFERENCE.session_tokens, INFERENCE.passage_tokens)
+
+
+# --- losses -------------------------------------------------------------------------------------
+
+
+def test_embedding_is_the_normalised_state_at_the_closing_token(tiny_model: Any) -> None:
+    for row, vector in zip(ROWS, embed(tiny_model, ROWS, END), strict=True):
+        output = tiny_model(torch.tensor([row]), output_hidden_states=True)
+        expected = torch.nn.functional.normalize(output.hidden_states[-1][0, -1], dim=-1)
+        torch.testing.assert_close(vector, expected, atol=1e-6, rtol=0)
+
+
+def test_info_nce_by_hand() -> None:
+    queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    candidates = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    every = torch.ones(2, 3, dtype=torch.bool)
+    loss = info_nce(queries, candidates, torch.tensor([0, 1]), every, 0.5)
+    rows = [(1.0, 0.0, 0.6), (1.0, 0.0, 0.8)]  # the positive's cosine first
+    expected = [math.log(sum(math.exp(c / 0.5) for c in row)) - 1 / 0.5 for row in rows]
+    assert float(loss) == pytest.approx(sum(expected) / 2, abs=1e-6)
+
+
+def test_a_masked_candidate_has_no_influence_and_a_positive_cannot_be_masked() -> None:
+    torch.manual_seed(0)
+    queries, candidates = torch.randn(2, 8), torch.randn(3, 8)
+    positive, allowed = torch.tensor([0, 1]), torch.ones(2, 3, dtype=torch.bool)
+    allowed[:, 2] = False
+    without = info_nce(queries, candidates[:2], positive, allowed[:, :2], 0.1)
+    assert torch.equal(info_nce(queries, candidates, positive, allowed, 0.1), without)
+    allowed[0, 0] = False
+    assert torch.equal(info_nce(queries, candidates, positive, allowed, 0.1), without)
+
+
+def test_response_likelihood_counts_response_tokens_alone(tiny_model: Any) -> None:
+    prompts, responses = [[1, 40, 41], [1, 42]], [[50, 51, END], [60, END]]
+    total, count = 0.0, 0
+    for prompt, response in zip(prompts, responses, strict=True):
+        logits = tiny_model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
+        for place, token in enumerate(response, len(prompt) - 1):
+            total -= float(logits[place, token])
+            count += 1
+    loss = response_nll(tiny_model, prompts, responses, END)
+    assert float(loss) == pytest.approx(total / count, abs=1e-5)
+
+
+def test_joint_loss_is_the_weighted_sum_of_its_terms(tiny_model: Any, form: PromptFormat) -> None:
+    chosen = training()
+    data = examples(task(), chosen, Silent())
+    batch = make_batch(data, chosen, form, random.Random(0))
+    total, terms = joint_loss(tiny_model, batch, WEIGHTS, END)
+    assert set(terms) == {"retrieval", "generation", "cii"}
+    expected = terms["retrieval"] + 2.0 * terms["generation"] + 0.5 * terms["cii"]
+    assert float(total) == pytest.approx(expected, rel=1e-5)
+    alone = Weights(0.0, 1.0, 0.0, 0.05, 0.1)
+    assert set(joint_loss(tiny_model, batch, alone, END)[1]) == {"generation"}
+
+
+# --- mixture ------------------------------------------------------------------------------------
+
+
+def test_false_negatives_are_marked_by_passage_and_by_normalised_response(
+    form: PromptFormat,
+) -> None:
+    chosen = training(hard_negatives=0)
+    data = examples(task(), chosen, Silent())[:4]
+    twice = [data[0], Example(data[0].turn, data[0].gold, (), "KEEPER 0!"), *data[1:]]
+    batch = make_batch(twice, chosen, form, random.Random(0))
+    assert batch.positives == [0, 0, 1, None, 2]
+    assert len(batch.candidates) == 3
+    assert not batch.allowed[0, 0]  # its own passage: the loss keeps it as the positive
+    assert batch.allowed[0, 1:].all()
+    # "Keeper 0.", "KEEPER 0!" and "keeper 0" are one response; the turn without passage has another
+    same = ~batch.distinct
+    assert same[:3, :3].all()
+    assert not same[:3, 3:].any()
+    assert batch.anchors[3] is None
+    assert batch.targets[3] is None
+    assert batch.responses[3] is not None
+
+
+def test_hard_negatives_are_neighbours_but_never_relevant() -> None:
+    for example in examples(task(), training(), Silent()):
+        relevant = {p.passage_id for p in example.gold}
+        assert example.negatives
+        assert not relevant & {p.passage_id for p in example.negatives}
+
+
+def test_without_ddm_one_text_serves_both(form: PromptFormat) -> None:
+    plain = {e.turn.turn_id: e for e in examples(task(), training(), Silent())}
+    for example in examples(task(), training(ddm="response_as_passage"), Silent()):
+        assert [p.text for p in example.gold] == [example.response]
+        assert example.response == plain[example.turn.turn_id].response
+    for example in examples(task(), training(ddm="passage_as_response"), Silent()):
+        assert example.response == plain[example.turn.turn_id].gold[0].text
+    chosen = training(ddm="response_as_passage")
+    group = examples(task(), chosen, Silent())
+    batch = make_batch(group, chosen, form, random.Random(0))
+    shown = [form.tokenizer.decode(p) for p in batch.prompts]
+    assert not any("Passages:" in prompt for prompt in shown)  # the answer is never on show
+
+
+def test_generation_reads_the_gold_passage_among_distractors_or_the_session_alone(
+    form: PromptFormat,
+) -> None:
+    for kind, passages in (("session", 0), ("session+passage", 3)):
+        chosen = training(generation_input=kind, generation_passages=2)
+        group = [e for e in examples(task(), chosen, Silent()) if e.gold]
+        batch = make_batch(group, chosen, form, random.Random(0))
+        for example, prompt in zip(group, batch.prompts, strict=True):
+            text = form.tokenizer.decode(prompt)
+            assert text.count("was kept by") == passages
+            assert (example.gold[0].text in text) == bool(passages)
+
+
+def test_turns_that_supervise_nothing_are_left_out() -> None:
+    only_retrieval = training(losses=Losses(retrieval=1.0, generation=0.0, cii=0.0))
+    assert len(examples(task(), only_retrieval, Silent())) == 7
+    assert len(examples(task(), training(), Silent())) == 8
+
+
+def test_groups_hold_one_task_each_and_every_turn_once_an_epoch() -> None:
+    chosen = training(batch_size=3)
+    data = {n: examples(task(n, size), chosen, Silent()) for n, size in (("a", 6), ("b", 8))}
+    first = groups(data, chosen, 0)
+    assert first == groups(data, chosen, 0)
+    assert first != groups(data, chosen, 1)
+    seen = [id(e) for group in first for e in group]
+    assert sorted(seen) == sorted(id(e) for found in data.values() for e in found)
+    for group in first:
+        assert any(all(e in found for e in group) for found in data.values())
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+class Stopped(Exception):
+    """Stands for a killed process."""
+
+
+class StopAfter(Silent):
+    """Raises after a number of optimiser steps."""
+
+    def __init__(self, steps: int):
+        self.steps = steps
+
+    @contextmanager
+    def track(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if label.startswith("train") and done >= self.steps:
+                raise Stopped
+
+        yield advance
+
+
+def tiny() -> Backbone:
+    return find_backbone("random-tiny")
+
+
+def trained(folder: Path, chosen: Training, progress: Any = None) -> dict[str, torch.Tensor]:
+    folder.mkdir(exist_ok=True)
+    train_adapter("toy", tiny(), chosen, INFERENCE, [task()], folder, progress or Silent())
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def test_a_stopped_training_ends_with_the_same_weights(tmp_path: Path) -> None:
+    chosen = training(checkpoint_steps=2)
+    whole = trained(tmp_path / "whole", chosen)
+    with pytest.raises(Stopped):
+        trained(tmp_path / "stopped", chosen, StopAfter(3))
+    assert (tmp_path / "stopped" / "checkpoint").is_dir()
+    resumed = trained(tmp_path / "stopped", chosen)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    other = trained(tmp_path / "other", training(checkpoint_steps=2, seed=14))
+    assert not all(torch.equal(whole[name], other[name]) for name in whole)
+
+
+def test_training_lowers_every_loss_and_writes_what_it_did(tmp_path: Path) -> None:
+    trained(tmp_path / "a", training(epochs=20))
+    report = json.loads((tmp_path / "a" / "training.json").read_text())
+    first, last = report["log"][:2], report["log"][-2:]
+    for term in ("retrieval", "generation", "cii"):
+        assert sum(r[term] for r in last) < sum(r[term] for r in first)
+    assert report["steps"] == len(report["log"]) == 40
+    config = (tmp_path / "a" / "adapter_config.json").read_text()
+    assert json.loads(config)["base_model_name_or_path"] == "random-tiny"
+    assert not (tmp_path / "a" / "checkpoint").exists()
+
+
+def test_every_lora_target_has_to_match(tiny_model: Any) -> None:
+    found = adapted(tiny_model, training(lora=Lora(targets=("q_proj", "down_proj"))))
+    names = {n.split(".lora_")[0] for n, p in found.named_parameters() if p.requires_grad}
+    assert {n.rpartition(".")[2] for n in names} == {"q_proj", "down_proj"}
+    with pytest.raises(UserError, match="w1"):
+        adapted(tiny_model, training(lora=Lora(targets=("q_proj", "w1"))))
+
+
+def test_all_linear_leaves_the_language_head_alone(tiny_model: Any) -> None:
+    found = adapted(tiny_model, training())
+    names = [n for n, p in found.named_parameters() if p.requires_grad]
+    assert {n.split(".lora_")[0].rpartition(".")[2] for n in names} == {
+        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    }
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    chosen = training(warmup=0.1, learning_rate=1.0)
+    rates = [learning_rate(step, 100, chosen) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(rates[9]) == pytest.approx(1.0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.01
+    constant = training(warmup=0.0, schedule="constant", learning_rate=1.0)
+    assert {learning_rate(step, 10, constant) for step in range(10)} == {1.0}
+
+
+def test_identity_follows_data_and_settings_but_not_sources() -> None:
+    base = identity(tiny(), training(), INFERENCE, [task()])
+    assert base == identity(tiny(), training(sources={"seed": "ours"}), INFERENCE, [task()])
+    assert base != identity(tiny(), training(seed=14), INFERENCE, [task()])
+    assert base != identity(tiny(), training(), INFERENCE, [task(turns=9)])
+    assert base != identity(tiny(), training(), Inference(session_tokens=9), [task()])
+
+
+# --- encoding and decoding ------------------------------------------------------------------------
+
+
+def test_batched_and_single_embeddings_agree(tiny_model: Any) -> None:
+    together = embed(tiny_model, ROWS, END)
+    for row, vector in zip(ROWS, together, strict=True):
+        torch.testing.assert_close(embed(tiny_model, [row], END)[0], vector, atol=1e-6, rtol=0)
+
+
+def test_rows_come_back_in_their_order(tiny_model: Any) -> None:
+    def of(rows: Any) -> Any:
+        return np.array([[sum(row), len(row)] for row in rows], dtype=np.float32)
+
+    counted: list[int] = []
+    result = encode_rows(ROWS, of, 8, counted.append)
+    assert result.tolist() == of(ROWS).tolist()
+    assert sum(counted) == len(ROWS)
+    assert len(counted) > 1
+
+
+def test_encoding_goes_on_with_the_next_shard(
+    private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("uniconv_bench.encode.SHARD", 2)
+    corpus = Corpus(Passage(f"p{i}", "x" * (i + 1)) for i in range(7))
+    encoded: list[int] = []
+
+    def encoder(fail_at: int | None) -> Callable[[], Any]:
+        def of(rows: Any) -> Any:
+            if fail_at is not None and len(encoded) + len(rows) > fail_at:
+                raise Stopped
+            encoded.extend(len(row) for row in rows)
+            return np.array([[len(row), 1.0] for row in rows], dtype=np.float32)
+
+        return lambda: of
+
+    def run(fail_at: int | None) -> Any:
+        return encode_corpus(
+            corpus, {"v": 1}, lambda p: [0] * len(p.text), encoder(fail_at), 1000, Silent()
+        )
+
+    with pytest.raises(Stopped):
+        run(5)
+    assert sorted(encoded) == [1, 2, 3, 4]
+    assert run(None)[:, 0].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert sorted(encoded) == [1, 2, 3, 4, 5, 6, 7]
+    assert run(0)[:, 0].tolist() == [1, 2, 3, 4, 5, 6, 7]  # from cache: nothing is encoded
+
+
+def test_batch_composition_does_not_change_greedy_answers(tiny_model: Any) -> None:
+    def answers(size: int) -> dict[int, list[int]]:
+        return dict(greedy(tiny_model, ROWS, end=END, max_new_tokens=12, batch_size=size))
+
+    assert answers(1) == answers(2) == answers(3)
+
+
+def test_answers_stop_before_the_end_token(tiny_model: Any) -> None:
+    free = dict(greedy(tiny_model, ROWS[:1], end=END, max_new_tokens=8, batch_size=1))[0]
+    third = free[2]
+    cut = dict(greedy(tiny_model, ROWS[:1], end=third, max_new_tokens=8, batch_size=1))[0]
+    assert cut == free[: free.index(third)]
+
+
+def test_padding_does_not_reach_the_states(tiny_model: Any) -> None:
+    alone = hidden_states(tiny_model, ROWS[:1], END)[0]
+    padded = hidden_states(tiny_model, ROWS, END)[0, : len(ROWS[0])]
+    torch.testing.assert_close(alone, padded, atol=1e-6, rtol=0)
