@@ -1,0 +1,169 @@
+"""Cards, scores and checks as rich tables on stdout, for people. Computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from uniconv_bench.cards import SystemCard, TaskCard
+    from uniconv_bench.conversation import Turn
+    from uniconv_bench.doctor import Check
+    from uniconv_bench.records import ResultRecord
+
+STATES = {"ok": "green", "note": "yellow", "missing": "red"}
+
+
+def _console() -> Console:
+    # Texts come from cards and data: brackets in them are no markup. Without a terminal, 110
+    # columns keep most tables whole.
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 110
+    return console
+
+
+def _table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
+    table = Table(
+        title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD
+    )
+    for column in columns:
+        end = column in set(right)
+        table.add_column(column, justify="right" if end else "left", overflow="fold")
+    return table
+
+
+def show_rows(rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Equal rows as one table; the keys of the first are the columns."""
+    if not rows:
+        _console().print(f"{title}: none")
+        return
+    table = _table(title, *rows[0])
+    for row in rows:
+        first, *rest = (
+            f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()
+        )
+        table.add_row(Text(first, style="bold"), *rest)
+    _console().print(table)
+
+
+def show_scores(scores: Mapping[str, Mapping[str, Any]], title: str) -> None:
+    """Metric -> mean, ci95, n, conversations; as fractions."""
+    table = _table(title, "metric", "mean", "95 % interval", "n", right=("mean", "n"))
+    for name, score in scores.items():
+        low, high = score["ci95"]
+        interval = f"{low:.3f} to {high:.3f}"
+        table.add_row(Text(name, style="bold"), f"{score['mean']:.3f}", interval, f"{score['n']:,}")
+    table.caption = "means over turns; intervals by bootstrap over conversations"
+    table.caption_justify = "left"
+    _console().print(table)
+
+
+def show_record(record: ResultRecord) -> None:
+    """The scores of one system on one task."""
+    title = f"{record.system.title} on {record.task.name} ({record.task.profile})"
+    if record.limit is not None:
+        title += f", only the first {record.limit} turns"
+    show_scores({score.metric: score.model_dump() for score in record.scores}, title)
+
+
+def show_checks(checks: Iterable[Check]) -> None:
+    """What `doctor` found, each with its mend."""
+    table = _table("This machine", "", "check", "found")
+    for check in checks:
+        found = check.detail + (f"\n{check.mend}" if check.mend else "")
+        table.add_row(Text(check.state, style=STATES[check.state]), check.name, found)
+    _console().print(table)
+
+
+def show_task(
+    card: TaskCard, counts: Mapping[str, Mapping[str, Any]], conversation: Sequence[Turn]
+) -> None:
+    """A task card, what was counted in each prepared profile, and one conversation."""
+    console = _console()
+    console.print(Text(f"{card.title} ({card.name}, version {card.version})", style="bold"))
+    console.print(card.description)
+    facts = _facts()
+    facts.add_row("homepage", card.homepage)
+    facts.add_row("licence", card.licence)
+    facts.add_row("retrieval", card.retrieval_setting)
+    facts.add_row("test split", card.test_split)
+    facts.add_row("metrics", ", ".join(card.metrics))
+    facts.add_row("answers", f"at most {card.answer_tokens} tokens")
+    console.print(facts)
+    if card.traps:
+        console.print(Text("Traps", style="bold"))
+        for trap in card.traps:
+            console.print(Padding(f"- {trap}", (0, 0, 0, 2)))
+    if card.reported:
+        table = _table("Printed elsewhere", "system", "metric", "value", "source", right=("value",))
+        for r in card.reported:
+            unit = " %" if r.scale == "percent" else ""
+            table.add_row(r.system, r.metric, f"{r.value:g}{unit}", f"{r.kind}: {r.source}")
+        console.print(table)
+    _show_counts(console, counts)
+    if conversation:
+        console.print(Text(f"A test conversation ({next(iter(counts))})", style="bold"))
+        for turn in conversation:
+            console.print(Text(f"  user       {turn.query}", style="cyan"))
+            console.print(
+                f"  assistant  {turn.references[0] if turn.references else '(not judged)'}"
+            )
+            if turn.gold:
+                console.print(Text(f"             [{', '.join(turn.gold)}]", style="dim"))
+
+
+def _show_counts(console: Console, counts: Mapping[str, Mapping[str, Any]]) -> None:
+    if not counts:
+        return
+    columns = ("conversations", "turns", "judged_retrieval", "judged_generation")
+    labels = [column.replace("_", ", ") for column in columns]
+    table = _table(
+        "Prepared data", "profile", "split", *labels, "passages", right=(*labels, "passages")
+    )
+    for profile, found in counts.items():
+        for split, numbers in found["splits"].items():
+            cells = [f"{numbers[column]:,}" for column in columns]
+            table.add_row(profile, split, *cells, f"{found['passages']:,}")
+    console.print(table)
+
+
+def show_system(card: SystemCard) -> None:
+    """A resolved system card; each adapter's settings with their sources."""
+    console = _console()
+    console.print(Text(f"{card.title} ({card.name})", style="bold"))
+    console.print(card.description)
+    facts = _facts()
+    backbones = ", ".join(f"{profile}: {name}" for profile, name in card.backbone.items())
+    facts.add_row("backbone", backbones or "none")
+    facts.add_row("retriever", _settings(card.retriever.model_dump()))
+    facts.add_row("generator", _settings(card.generator.model_dump()))
+    facts.add_row("inference", _settings(card.inference.model_dump()))
+    console.print(facts)
+    for name, training in card.adapters.items():
+        table = _table(f"Adapter {name}", "setting", "value", "source")
+        for field, value in training.model_dump(exclude={"sources"}).items():
+            text = _settings(value) if isinstance(value, dict) else _value(value)
+            table.add_row(field, text, training.sources.get(field, ""))
+        console.print(table)
+
+
+def _facts() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    return table
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {_value(v)}" for k, v in settings.items() if v is not None)
+
+
+def _value(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
