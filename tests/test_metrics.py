@@ -61,7 +61,7 @@ def test_a_metric_of_the_other_stage_is_refused() -> None:
 
 def test_listing_metrics_imports_nothing_heavy() -> None:
     code = (
-        "import json, sys; from uniconv_bench import metrics, records, runs; "
+        "import json, sys; from uniconv_bench import metrics, records, runs, tables; "
         "print(len(metrics.METRICS)); "
         "print(json.dumps([m for m in ('numpy', 'numba', 'ranx', 'evaluate', 'datasets', 'torch', "
         "'pandas', 'pyarrow') if m in sys.modules]))"
