@@ -368,7 +368,7 @@ def doctor(as_json: JsonOption = False) -> None:
     from uniconv_bench import display
     from uniconv_bench.doctor import examine
 
-    checks = examine()
+    checks = examine(_progress())
     if as_json:
         _print_json([check.to_json() for check in checks])
     else:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import atomic_write, cache_dir
+from uniconv_bench.system import Progress
 
 GIB = 1024**3
 NEEDED_DISK = 2 * GIB
@@ -45,9 +46,10 @@ class Check:
         return asdict(self)
 
 
-def examine() -> list[Check]:
+def examine(progress: Progress) -> list[Check]:
     """Every check, in the order a person would mend them."""
-    return [check for look in LOOKS for check in look()]
+    found = [check for look in LOOKS for check in look()]
+    return [*found, *_adapters(progress)]
 
 
 def _python() -> Iterator[Check]:
@@ -183,13 +185,12 @@ def _hub(label: str, repository: str) -> Check:
     return Check(label, "note", "not here; profile full needs it", f"hf download {repository}")
 
 
-def _adapters() -> Iterator[Check]:
+def _adapters(progress: Progress) -> Iterator[Check]:
     from uniconv_bench.evaluate import Setup
-    from uniconv_bench.progress import Silent
 
     label = "adapter of uniconv"
     try:
-        setup = Setup.of("uniconv", "sample", Silent())
+        setup = Setup.of("uniconv", "sample", progress)
         for name in setup.used_adapters():
             found = setup.find_adapter(name)
             if found is not None:
@@ -209,4 +210,4 @@ def _optional() -> Iterator[Check]:
         yield Check("faiss", "missing", "not installed; dense search needs it", mend, needed=True)
 
 
-LOOKS = (_python, _packages, _device, _machine, _cache, _backbones, _adapters, _optional)
+LOOKS = (_python, _packages, _device, _machine, _cache, _backbones, _optional)
