@@ -89,11 +89,13 @@ def _history(context: list[str], asked: dict[int, str], where: str) -> tuple[Utt
     """Context with its rewritten questions put back to what was asked.
 
     A question whose turn the file lacks keeps its rewritten form: nothing else is known of it.
+    An empty answer says nothing and leaves no utterance.
     """
     if len(context) % 2:
         raise UserError("field Context does not alternate question and answer", where=where)
     history = []
     for i in range(0, len(context), 2):
         history.append(Utterance("user", asked.get(i // 2 + 1, context[i])))
-        history.append(Utterance("assistant", context[i + 1]))
+        if context[i + 1].strip():
+            history.append(Utterance("assistant", context[i + 1]))
     return tuple(history)

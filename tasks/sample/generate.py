@@ -6,19 +6,29 @@ Takes names of tasks (all without); the same worlds give the same bytes everywhe
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from uniconv_bench.tasks.sample.plan import STYLES, Planner, write_library
-from uniconv_bench.tasks.sample.raw import WRITERS
-from uniconv_bench.tasks.sample.world import read_world
+from uniconv_bench.tasks.sample.library import Library, write_library
+from uniconv_bench.tasks.sample.plan import STYLES, Planner
+from uniconv_bench.tasks.sample.raw import Files, Plans, faithdial, qrecc, topiocqa
+from uniconv_bench.tasks.sample.raw_annotated import inscit, orquac
+from uniconv_bench.tasks.sample.world import World, read_world
 
 from uniconv_bench.errors import UserError, unknown_name
 from uniconv_bench.files import atomic_write
 
 HERE = Path(__file__).parent
+WRITERS: dict[str, Callable[[World, Library, Plans], Files]] = {
+    "topiocqa": topiocqa,
+    "qrecc": qrecc,
+    "orquac": orquac,
+    "inscit": inscit,
+    "faithdial": faithdial,
+}
 
 
-def generate(task: str) -> dict[str, str]:
+def generate(task: str) -> Files:
     """Path below the task's raw folder -> contents.
 
     Raises:
