@@ -121,7 +121,7 @@ def read_answers(path: Path) -> dict[str, Answer]:
         UserError: naming file, line and field.
     """
     answers: dict[str, Answer] = {}
-    for number, row in _objects(path):
+    for number, row in read_objects(path):
         turn_id = _string(row, "turn_id", path, number)
         text = _string(row, "answer" if "answer" in row else "text", path, number)
         counts = {}
@@ -157,7 +157,7 @@ def read_qrels(path: Path) -> Qrels:
 def read_references(path: Path) -> dict[str, tuple[str, ...]]:
     """Reads one `{"turn_id": ..., "references": [...]}` a line."""
     references: dict[str, tuple[str, ...]] = {}
-    for number, row in _objects(path):
+    for number, row in read_objects(path):
         turn_id = _string(row, "turn_id", path, number)
         texts = _strings(row.get("references"), "references", path, number)
         if not texts:
@@ -168,6 +168,23 @@ def read_references(path: Path) -> dict[str, tuple[str, ...]]:
     if not references:
         raise UserError("no reference in this file", where=path)
     return references
+
+
+def write_objects(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one JSON object a line, gzip by suffix."""
+    _write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number from 1, JSON object) of every line that is not blank; gzip by suffix."""
+    for number, line in _lines(path):
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UserError(f"not valid JSON: {error}", where=f"{path}, line {number}") from error
+        if not isinstance(row, dict):
+            _refuse("not a JSON object", path, number)
+        yield number, row
 
 
 def check_run(
@@ -255,17 +272,6 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError("no such file", where=path) from error
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}", where=path) from error
-
-
-def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in _lines(path):
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise UserError(f"not valid JSON: {error}", where=f"{path}, line {number}") from error
-        if not isinstance(row, dict):
-            _refuse("not a JSON object", path, number)
-        yield number, row
 
 
 def _columns(line: str, count: int, path: Path, number: int) -> list[str]:
