@@ -22,9 +22,10 @@ LAYERS = (
     {"prompts", "system", "runs", "records", "registry"},
     {"prepare", "task", "index", "encode", "decode", "metrics"},
     {"uniconv"},
-    {"evaluate", "reproduce", "tables", "plots", "leaderboard"},
+    {"evaluate", "reproduce", "tables", "plots", "submission", "leaderboard"},
     {"experiments"},
     {"progress", "display", "doctor"},
+    {"commands"},
     {"cli"},
 )
 """From the bottom up: a unit imports from its own layer or below. A unit is a module or folder."""

@@ -107,31 +107,30 @@ def show_task(
             unit = " %" if r.scale == "percent" else ""
             table.add_row(r.system, r.metric, f"{r.value:g}{unit}", f"{r.kind}: {r.source}")
         console.print(table)
-    _show_counts(console, counts)
+    for profile, found in counts.items():
+        show_counts(f"Prepared data ({profile})", found)
     if conversation:
         console.print(Text(f"A test conversation ({next(iter(counts))})", style="bold"))
+        lines = _facts()
         for turn in conversation:
-            console.print(Text(f"  user       {turn.query}", style="cyan"))
-            console.print(
-                f"  assistant  {turn.references[0] if turn.references else '(not judged)'}"
-            )
+            answer = turn.references[0] if turn.references else "(not judged)"
+            lines.add_row("user", Text(turn.query, style="cyan"))
+            lines.add_row("assistant", answer)
             if turn.gold:
-                console.print(Text(f"             [{', '.join(turn.gold)}]", style="dim"))
+                lines.add_row("", Text(f"from {', '.join(turn.gold)}", style="dim"))
+        console.print(lines)
 
 
-def _show_counts(console: Console, counts: Mapping[str, Mapping[str, Any]]) -> None:
-    if not counts:
-        return
+def show_counts(title: str, counts: Mapping[str, Any]) -> None:
+    """What was counted when a task was prepared."""
     columns = ("conversations", "turns", "judged_retrieval", "judged_generation")
     labels = [column.replace("_", ", ") for column in columns]
-    table = _table(
-        "Prepared data", "profile", "split", *labels, "passages", right=(*labels, "passages")
-    )
-    for profile, found in counts.items():
-        for split, numbers in found["splits"].items():
-            cells = [f"{numbers[column]:,}" for column in columns]
-            table.add_row(profile, split, *cells, f"{found['passages']:,}")
-    console.print(table)
+    table = _table(title, "split", *labels, right=labels)
+    for split, numbers in counts["splits"].items():
+        table.add_row(split, *(f"{numbers[column]:,}" for column in columns))
+    table.caption = f"{counts['passages']:,} passages"
+    table.caption_justify = "left"
+    _console().print(table)
 
 
 def show_system(card: SystemCard) -> None:

@@ -1,0 +1,522 @@
+"""The command line: results on stdout, notes on stderr, every error one line and exit code 2."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import pytest
+
+from uniconv_bench import cli, evaluate
+from uniconv_bench.cards import PROFILES
+from uniconv_bench.commands import shared
+from uniconv_bench.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"torch", "transformers", "numba", "ranx", "evaluate", "datasets", "pandas", "pyarrow"}
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command in this process: (exit code, stdout, stderr)."""
+    monkeypatch.setattr(cli, "_quieten_libraries", lambda: None)
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = cli.main([str(a) for a in arguments])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def refused(command: Run) -> Callable[..., str]:
+    """Runs a command that must fail in the one way there is; returns its line."""
+
+    def call(*arguments: str | Path) -> str:
+        code, out, err = command(*arguments)
+        lines = [line for line in err.splitlines() if not line.startswith(("preparing", "run "))]
+        assert (code, out) == (2, "")
+        assert len(lines) == 1, err
+        assert lines[0].startswith("error: ")
+        assert "Traceback" not in err
+        return lines[0]
+
+    return call
+
+
+# ------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("run --task qrec --system uniconv", "unknown task 'qrec'; did you mean 'qrecc'"),
+        ("run --task qrecc --system uniconf", "unknown system 'uniconf'; did you mean 'uniconv'"),
+        ("run --task qrecc --system uniconv --limit 0", "--limit 0 leaves no turn; give 1 or more"),
+        ("retrieve --task qrecc --system uniconv --limit -3", "--limit -3 leaves no turn"),
+        ("run --task qrecc --system uniconv --limit some", "--limit"),
+        ("run --task qrecc", "--system"),
+        ("run --task qrecc --system uniconv --profile huge", "'sample', 'mini', 'full'"),
+        ("run --task qrecc --system uniconv --colour", "--colour"),
+        ("runn", "No such command 'runn'"),
+        ("show task nowhere/mine.toml", "no such file"),
+        ("show system ./absent.toml", "absent.toml"),
+        ("prepare --task qrecc --profile full", "pass --data-dir"),
+        ("prepare --task qrecc --task inscit --data-dir .", "--data-dir holds the files of one"),
+        ("score", "nothing to score; give --run with --qrels"),
+        ("score --run a.trec", "give --qrels or --task"),
+        ("score --run absent.trec --qrels absent.txt", "no such file (absent.txt)"),
+        ("score --metric ndgc@3", "unknown metric 'ndgc@3'; did you mean 'ndcg@3'"),
+        ("score --task qrecc --metric f1", "nothing to score for f1"),
+        ("table --results absent", "no such folder (absent/sample); run a system on a task first"),
+    ],
+)
+def test_wrong_arguments(refused: Callable[..., str], arguments: str, expected: str) -> None:
+    assert expected in refused(*arguments.split())
+
+
+def test_malformed_card_names_file_and_field(refused: Callable[..., str], tmp_path: Path) -> None:
+    card = tmp_path / "mine.toml"
+    card.write_text(
+        'extends = "uniconv"\nname = "mine"\ntitle = "T"\ndescription = "d"\n'
+        "[inference]\ndepth = 0\n"
+    )
+    line = refused("run", "--task", "qrecc", "--system", card)
+    assert "field inference.depth" in line
+    assert str(card) in line
+    card.write_text("name = mine\n")
+    line = refused("show", "system", card)
+    assert "not valid TOML" in line
+    assert str(card) in line
+
+
+def test_missing_adapter(refused: Callable[..., str], tmp_path: Path) -> None:
+    card = tmp_path / "mine.toml"
+    card.write_text(
+        'extends = "uniconv"\nname = "mine"\ntitle = "T"\ndescription = "d"\n'
+        '[retriever]\nadapter = "twin"\n'
+    )
+    line = refused("run", "--task", "qrecc", "--system", card)
+    assert "adapter 'twin' is used but not declared under [adapters]" in line
+    assert str(card) in line
+
+
+def test_corrupted_cache_file(
+    command: Run, refused: Callable[..., str], private_cache: Path
+) -> None:
+    code, out, _ = command("prepare", "--task", "qrecc", "--json")
+    assert code == 0
+    turns = Path(json.loads(out)[0]["folder"]) / "turns.test.jsonl"
+    turns.write_bytes(turns.read_bytes().replace(b"a", b"b", 1))
+    line = refused("prepare", "--task", "qrecc")
+    assert f"corrupted cache file ({turns}); delete the folder {turns.parent}" in line
+    assert refused("run", "--task", "qrecc", "--system", "no-passages") == line
+
+
+def test_full_disk_where_the_write_fails(
+    refused: Callable[..., str], private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    line = refused("prepare", "--task", "qrecc")
+    assert line.startswith("error: the disk is full; make room (or point UNICONV_BENCH_CACHE to")
+    monkeypatch.undo()
+    assert not list(private_cache.rglob("*.tmp"))
+
+
+def test_full_disk_for_real(
+    command: Run, refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(small)]
+    if os.name != "posix" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no permission to mount a small file system")
+    try:
+        monkeypatch.setenv("UNICONV_BENCH_CACHE", str(small))
+        assert "the disk is full" in refused("prepare", "--task", "qrecc")
+        monkeypatch.setenv("UNICONV_BENCH_CACHE", str(tmp_path / "large"))
+        assert command("prepare", "--task", "qrecc")[0] == 0
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_full_disk_behind_stdout() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "uniconv_bench.cli", "list", "tasks", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the disk is full")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Makes `train` fail with an exception."""
+
+    def plant(error: BaseException) -> None:
+        def fail(*args: Any, **kwargs: Any) -> Any:
+            raise error
+
+        monkeypatch.setattr(evaluate, "estimate", lambda *args, **kwargs: {})
+        monkeypatch.setattr(evaluate, "train", fail)
+
+    return plant
+
+
+TRAIN = ("train", "--system", "no-passages")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "x", "/cache/f"), "the disk is full (/cache/f); make room"),
+        (RuntimeError("I/O: No space left on device (os error 28)"), "the disk is full"),
+        (PermissionError(errno.EACCES, "x", "/cache/f"), "no permission (/cache/f)"),
+        (OSError(errno.EROFS, "x", "/cache/f"), "the file system is read-only (/cache/f); point"),
+        (FileNotFoundError(errno.ENOENT, "x", "/cache/f"), "no such file (/cache/f)"),
+        (OSError("can't find it\nlong advice"), "can't find it"),
+        (ModuleNotFoundError("x", name="faiss"), "'faiss' is not installed; pip install"),
+        (ModuleNotFoundError("x", name="faiss"), "uniconv-bench[cpu]"),
+        (ModuleNotFoundError("x", name="faiss.contrib"), "package 'faiss' is not installed"),
+        (UserError("broken\nin two", where="f", mend="mend it"), "broken in two (f); mend it"),
+    ],
+)
+def test_an_error_from_below_is_one_line(
+    refused: Callable[..., str],
+    failing: Callable[[BaseException], None],
+    error: BaseException,
+    expected: str,
+) -> None:
+    failing(error)
+    assert expected in refused(*TRAIN)
+
+
+def test_absent_optional_package(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def needs_faiss(*args: Any, **kwargs: Any) -> Any:
+        import faiss
+
+        return faiss
+
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    monkeypatch.setattr(evaluate, "train", needs_faiss)
+    assert "pip install 'uniconv-bench[cpu]'" in refused(*TRAIN)
+
+
+def test_a_bug_keeps_its_traceback(command: Run, failing: Callable[[BaseException], None]) -> None:
+    failing(ZeroDivisionError("a bug"))
+    with pytest.raises(ZeroDivisionError):
+        command(*TRAIN)
+    failing(ModuleNotFoundError("x", name="uniconv_bench.absent"))
+    with pytest.raises(ModuleNotFoundError):
+        command(*TRAIN)
+
+
+def test_debug_shows_where_an_error_came_from(command: Run) -> None:
+    with pytest.raises(UserError, match="unknown task"):
+        command("run", "--task", "qrec", "--system", "uniconv", "--debug")
+
+
+def test_stopped_by_hand(command: Run, failing: Callable[[BaseException], None]) -> None:
+    failing(KeyboardInterrupt())
+    code, out, err = command(*TRAIN)
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1] == "stopped; run the same command again to go on"
+    assert "Traceback" not in err
+
+
+# ------------------------------------------------------------------- what listing imports
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=True,
+    )
+
+
+@pytest.mark.parametrize("line", ["--help", "list tasks", "list systems --json", "list metrics"])
+def test_listing_imports_nothing_heavy(line: str) -> None:
+    code = (
+        "import sys\nfrom uniconv_bench.cli import main\n"
+        f"code = main({line.split()!r})\n"
+        f"found = sorted({HEAVY!r} & set(sys.modules))\n"
+        "print('HEAVY', code, found, file=sys.stderr)"
+    )
+    assert python("-c", code).stderr.splitlines()[-1] == "HEAVY 0 []"
+
+
+def test_json_is_all_that_stdout_carries() -> None:
+    for kind, known in (("tasks", "qrecc"), ("systems", "uniconv"), ("metrics", "ndcg@3")):
+        done = python("-m", "uniconv_bench.cli", "list", kind, "--json")
+        rows = json.loads(done.stdout)
+        assert known in [row["name"] for row in rows]
+        assert done.stderr == ""
+
+
+def test_libraries_are_kept_quiet() -> None:
+    code = (
+        "import warnings, logging\nfrom uniconv_bench.cli import main\nmain(['list', 'tasks'])\n"
+        "warnings.warn('noise')\nlogging.getLogger('transformers').warning('noise')\n"
+        "import os\nprint(os.environ['TRANSFORMERS_VERBOSITY'], os.environ['TQDM_DISABLE'])"
+    )
+    done = python("-c", code)
+    assert "noise" not in done.stderr
+    assert done.stdout.splitlines()[-1] == "error 1"
+
+
+def test_profiles_are_those_of_the_cards() -> None:
+    assert get_args(shared.Profile) == PROFILES
+
+
+def test_version_and_help(command: Run) -> None:
+    assert command("--version")[1].startswith("uniconv-bench ")
+    code, out, _ = command("--help")
+    assert code == 0
+    names = "list show prepare train retrieve generate score run table submit leaderboard doctor"
+    for name in names.split():
+        assert f" {name} " in out
+        assert command(name, "--help")[0] == 0
+
+
+# ------------------------------------------------------------------------- list, show
+
+
+def test_tables_for_people(command: Run) -> None:
+    code, out, err = command("list", "systems")
+    assert code == 0
+    assert "uniconv-no-cii" in out
+    assert err == "next: uniconv-bench show system NAME\n"
+
+
+def test_show_system_gives_every_choice_its_source(command: Run) -> None:
+    code, out, _ = command("show", "system", "uniconv")
+    assert code == 0
+    assert "temperature" in out
+    assert "peer:" in out
+    card = json.loads(command("show", "system", "uniconv-no-cii", "--json")[1])
+    assert card["adapters"]["joint"]["losses"]["cii"] == 0.0
+    assert card["path"].endswith("uniconv-no-cii.toml")
+
+
+def test_show_task(command: Run) -> None:
+    code, out, _ = command("show", "task", "qrecc")
+    assert code == 0
+    assert "A test conversation (sample)" in out
+    shown = json.loads(command("show", "task", "qrecc", "--json")[1])
+    assert shown["name"] == "qrecc"
+    assert shown["counts"]["sample"]["splits"]["test"]["conversations"] >= 20
+
+
+# ------------------------------------------------------------------- stages, with fakes
+
+
+class FakeRecord(SimpleNamespace):
+    def model_dump(self, mode: str) -> dict[str, Any]:
+        assert mode == "json"
+        return {"task": self.task.name, "system": self.system.name}
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dict[str, Any]]]:
+    """Replaces the stages by fakes that note how they were called."""
+    noted: list[dict[str, Any]] = []
+
+    def fake(stage: str) -> Callable[..., Any]:
+        def call(*args: str, **kwargs: Any) -> Any:
+            kwargs.pop("progress")
+            noted.append({"stage": stage, "args": args, **kwargs})
+            if stage == "train":
+                return {"joint": tmp_path / "joint"}
+            if stage != "run":
+                return tmp_path / stage
+            score = SimpleNamespace(
+                metric="f1",
+                model_dump=lambda: {"mean": 0.25, "ci95": (0.2, 0.3), "n": 12, "stage": "x"},
+            )
+            task = SimpleNamespace(name=args[0], profile=args[2])
+            system = SimpleNamespace(name=args[1], title=args[1].upper())
+            limit = kwargs["limit"]
+            record = FakeRecord(task=task, system=system, limit=limit, scores=[score])
+            return record, tmp_path / "record.json"
+
+        return call
+
+    for stage in ("train", "retrieve", "generate", "run"):
+        monkeypatch.setattr(evaluate, stage, fake(stage))
+    seconds = {"train": 0.0, "retrieve": 20.0, "generate": 300.0}
+    monkeypatch.setattr(evaluate, "estimate", lambda *args: seconds)
+    return noted
+
+
+def test_run_says_the_cost_then_the_scores_then_what_is_next(
+    command: Run, calls: list[dict[str, Any]]
+) -> None:
+    code, out, err = command("run", "-t", "qrecc", "-s", "uniconv", "--limit", "3")
+    assert code == 0
+    assert calls == [
+        {
+            "stage": "run",
+            "args": ("qrecc", "uniconv", "sample"),
+            "limit": 3,
+            "retrain": False,
+            "results": Path("results"),
+        }
+    ]
+    assert "f1" in out
+    assert "0.250" in out
+    assert "0.200 to 0.300" in out
+    assert "only the first 3 turns" in out
+    lines = err.splitlines()
+    assert lines[0] == "run uniconv on qrecc (sample); to do, about: retrieve 20 s, generate 5 min"
+    assert lines[1].startswith("record: ")
+    assert lines[-1] == "next: uniconv-bench table --profile sample --results results"
+
+
+def test_run_json(command: Run, calls: list[dict[str, Any]]) -> None:
+    out = command("run", "--task", "qrecc", "--system", "uniconv", "--json")[1]
+    assert json.loads(out) == {"task": "qrecc", "system": "uniconv"}
+    arguments = "run -t qrecc -t inscit -s uniconv -s separate -s uniconv --retrain --json"
+    rows = json.loads(command(*arguments.split())[1])
+    assert [(row["system"], row["task"]) for row in rows] == [
+        ("uniconv", "qrecc"),
+        ("uniconv", "inscit"),
+        ("separate", "qrecc"),
+        ("separate", "inscit"),
+    ]
+    # A system is trained anew once, not once a task.
+    assert [call["retrain"] for call in calls[1:]] == [True, False, True, False]
+
+
+def test_all_names_everything(command: Run, calls: list[dict[str, Any]]) -> None:
+    command("run", "--task", "all", "--system", "oracle", "--json")
+    assert [call["args"][0] for call in calls] == [
+        row["name"] for row in json.loads(command("list", "tasks", "--json")[1])
+    ]
+
+
+def test_a_wrong_name_stops_before_any_work(
+    refused: Callable[..., str], calls: list[dict[str, Any]]
+) -> None:
+    refused("run", "--task", "qrecc", "--system", "uniconv", "--system", "uniconf")
+    assert calls == []
+
+
+def test_stages_one_by_one(command: Run, calls: list[dict[str, Any]], tmp_path: Path) -> None:
+    rows = json.loads(command("train", "-s", "uniconv", "--json")[1])
+    assert rows == [{"name": "uniconv", "adapter": "joint", "folder": str(tmp_path / "joint")}]
+    rows = json.loads(command("retrieve", "-t", "qrecc", "-s", "uniconv", "--json")[1])
+    assert rows[0]["run"] == str(tmp_path / "retrieve")
+    out = command("generate", "-t", "qrecc", "-s", "uniconv", "--run", "mine.trec", "--json")[1]
+    assert json.loads(out)[0]["answers"] == str(tmp_path / "generate")
+    assert calls[-1]["run"] == Path("mine.trec")
+
+
+# ------------------------------------------------------------------------------- score
+
+
+@pytest.fixture
+def answer_files(tmp_path: Path) -> tuple[Path, Path]:
+    references, answers = tmp_path / "references.jsonl", tmp_path / "answers.jsonl"
+    references.write_text(
+        '{"turn_id": "a_1", "references": ["the red house", "a blue boat"]}\n'
+        '{"turn_id": "a_2", "references": ["no"]}\n'
+        '{"turn_id": "b_1", "references": ["seven days"]}\n'
+    )
+    answers.write_text(
+        '{"turn_id": "a_1", "answer": "blue boat"}\n{"turn_id": "a_2", "text": "x"}\n'
+    )
+    return references, answers
+
+
+def test_score_bare_answers(command: Run, answer_files: tuple[Path, Path]) -> None:
+    references, answers = answer_files
+    code, out, err = command("score", "--references", references, "--answers", answers, "--json")
+    assert code == 0
+    found = json.loads(out)["scores"]["f1"]
+    assert found["mean"] == pytest.approx(1 / 3)
+    assert found["n"] == 3
+    assert len(found["ci95"]) == 2
+    assert "1 of 3 judged turns are missing and score 0" in err
+
+
+def test_score_bare_run(command: Run, tmp_path: Path) -> None:
+    run, qrels = tmp_path / "run.trec", tmp_path / "qrels.txt"
+    qrels.write_text("a_1 0 p1 1\na_2 0 p2 1\n")
+    run.write_text("a_1 Q0 p9 1 2.0 x\na_1 Q0 p1 2 1.0 x\na_2 Q0 p2 1 5 x\n")
+    out = command("score", "--qrels", qrels, "--run", run, "-m", "mrr", "--json")[1]
+    assert list(json.loads(out)["scores"]) == ["mrr"]
+    assert json.loads(out)["scores"]["mrr"]["mean"] == pytest.approx(0.75)
+    assert "0.750" in command("score", "--qrels", qrels, "--run", run)[1]
+
+
+def test_score_refuses_files_of_another_task(
+    refused: Callable[..., str], answer_files: tuple[Path, Path]
+) -> None:
+    _, answers = answer_files
+    line = refused("score", "--task", "qrecc", "--answers", answers)
+    assert "no judged turn is in this file" in line
+    assert "'a_1'" in line
+
+
+def test_score_of_a_task(command: Run, tmp_path: Path) -> None:
+    from uniconv_bench.progress import Silent
+    from uniconv_bench.task import load_task
+
+    answers = tmp_path / "answers.jsonl"
+    gold = load_task("qrecc", "sample", progress=Silent()).references()
+    answers.write_text(
+        "".join(json.dumps({"turn_id": t, "answer": r[0]}) + "\n" for t, r in gold.items())
+    )
+    out = command("score", "--task", "qrecc", "--answers", answers, "--json")[1]
+    assert json.loads(out)["scores"]["f1"]["mean"] == 1.0
+
+
+# ------------------------------------------------------------------------------ doctor
+
+
+def test_doctor_names_what_is_missing(
+    command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from uniconv_bench import doctor
+
+    missing = doctor.Check("faiss", "missing", "not installed", "pip install it", needed=True)
+    monkeypatch.setattr(doctor, "examine", lambda progress: [missing])
+    code, out, _ = command("doctor")
+    assert code == 1
+    assert "pip install it" in out
+    monkeypatch.setattr(doctor, "examine", lambda progress: [])
+    assert command("doctor", "--json")[:2] == (0, "[]\n")
+
+
+def test_doctor_sees_a_cache_that_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from uniconv_bench import doctor
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("UNICONV_BENCH_CACHE", str(tmp_path / "file" / "below"))
+    (check,) = doctor._cache()
+    assert (check.state, check.needed) == ("missing", True)
+    assert str(tmp_path / "file" / "below") in check.detail

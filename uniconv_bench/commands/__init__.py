@@ -1,0 +1,1 @@
+"""The commands of the command line: parse, delegate, print. Heavy imports inside functions."""

@@ -1,0 +1,260 @@
+"""Commands on what was measured: score, table, submit, leaderboard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+import typer
+
+from uniconv_bench import registry
+from uniconv_bench.commands.shared import (
+    JsonOption,
+    Profile,
+    ProfileOption,
+    ResultsOption,
+    next_step,
+    note,
+    print_json,
+    progress,
+)
+from uniconv_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from uniconv_bench.records import ResultRecord
+    from uniconv_bench.task import Task
+
+T = TypeVar("T")
+Format = Literal["markdown", "latex", "csv"]
+SUBMISSIONS = Path("leaderboards/submissions")
+HERE = Path()
+
+
+def score(
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Name or card.")] = None,
+    profile: ProfileOption = "sample",
+    run_file: Annotated[Path | None, typer.Option("--run", help="TREC run file.")] = None,
+    answers_file: Annotated[Path | None, typer.Option("--answers", help="JSON lines.")] = None,
+    qrels_file: Annotated[Path | None, typer.Option("--qrels", help="TREC qrels.")] = None,
+    references_file: Annotated[
+        Path | None, typer.Option("--references", help="JSON lines: turn_id, references.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", "-m", help="ndcg@3, f1, …; repeatable.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a run and answers: of a task, or bare files with --qrels and --references."""
+    from uniconv_bench import display, metrics, runs
+    from uniconv_bench.task import load_task
+
+    of = load_task(task, profile, progress=progress()) if task is not None else None
+    names = metric or (of.card.metrics if of else [m.name for m in metrics.METRICS])
+    stages: dict[str, list[str]] = {"retrieval": [], "generation": []}
+    for name in dict.fromkeys(names):
+        stages[metrics.parse_metric(name).stage].append(name)
+    per_turn: dict[str, metrics.PerTurn] = {}
+    if run_file and stages["retrieval"]:
+        qrels = _gold(qrels_file, runs.read_qrels, of.qrels if of else None, "--qrels")
+        run = runs.read_run(run_file)
+        _compare(run, qrels, run_file)
+        if of:
+            known = [turn.turn_id for turn in of.turns()]
+            for problem in runs.check_run(run, known, set(of.corpus.ids)):
+                note(f"{run_file}: {problem}")
+        per_turn |= metrics.score_run(qrels, run, stages["retrieval"])
+    if answers_file and stages["generation"]:
+        references = _gold(
+            references_file, runs.read_references, of.references if of else None, "--references"
+        )
+        answers = {t: answer.text for t, answer in runs.read_answers(answers_file).items()}
+        _compare(answers, references, answers_file)
+        per_turn |= metrics.score_answers(references, answers, stages["generation"])
+    lacking = [name for name in metric or () if name not in per_turn]
+    if lacking or not per_turn:
+        mend = "give --run with --qrels, --answers with --references, or either with --task"
+        what = " for " + ", ".join(lacking) if lacking else ""
+        raise UserError(f"nothing to score{what}", mend=mend)
+    scores = {name: asdict(metrics.summarise(values)) for name, values in per_turn.items()}
+    if as_json:
+        print_json({"scores": scores})
+    else:
+        display.show_scores(scores, "Scores")
+
+
+def table(
+    profile: ProfileOption = "sample",
+    results: ResultsOption = Path("results"),
+    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this one.")] = None,
+    system: Annotated[
+        list[str] | None, typer.Option("--system", "-s", help="Only this one; sets the order.")
+    ] = None,
+    metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help="Columns.")] = None,
+    format: Annotated[Format, typer.Option(help="How to write it.")] = "markdown",
+    output: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Result records as one table: systems by tasks and metrics, with intervals."""
+    from uniconv_bench import tables
+    from uniconv_bench.files import atomic_write
+    from uniconv_bench.records import read_records
+
+    records = read_records(results / profile)
+    for chosen, name_of in ((task, _task_of), (system, _system_of)):
+        for name in chosen or ():
+            if name not in {name_of(record) for record in records}:
+                mend = f"uniconv-bench list {'tasks' if chosen is task else 'systems'}; then run it"
+                raise UserError(f"no record of {name!r}", where=results / profile, mend=mend)
+        if chosen:
+            records = [r for r in records if name_of(r) in chosen]
+            records.sort(key=lambda record: chosen.index(name_of(record)))
+    shipped = set(registry.task_names())
+    measured = {record.task.name for record in records}
+    reported = {name: registry.task_card(name)[0].reported for name in sorted(measured & shipped)}
+    columns = tuple(metric or tables.METRICS)
+    text = tables.table(records, reported, format=format, metrics=columns)
+    if as_json:
+        text = json.dumps(
+            [
+                {"name": record.system.name, "task": record.task.name, **score.model_dump()}
+                for record in records
+                for score in record.scores
+                if score.metric in columns
+            ],
+            indent=1,
+        )
+    if output is None:
+        typer.echo(text.rstrip("\n"))
+        return
+    with atomic_write(output) as stream:
+        stream.write(text)
+    note(f"table: {output}")
+
+
+def submit_pack(
+    card: Annotated[Path, typer.Argument(help="Your submission card (CONTRIBUTING.md).")],
+    run_file: Annotated[
+        list[str] | None, typer.Option("--run", help="TASK=FILE, a TREC run file; repeatable.")
+    ] = None,
+    answers_file: Annotated[
+        list[str] | None, typer.Option("--answers", help="TASK=FILE, JSON lines; repeatable.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", "-s", help="Take the files of `run` with this system.")
+    ] = None,
+    results: ResultsOption = Path("results"),
+    output: Annotated[Path, typer.Option(help="Folder of submissions.")] = SUBMISSIONS,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a bundle from a card and run and answer files; refuses what `check` would refuse."""
+    from uniconv_bench import leaderboard
+
+    files: dict[str, dict[str, Path]] = {}
+    for kind, given in (("run", run_file), ("answers", answers_file)):
+        for pair in given or ():
+            name, sign, path = pair.partition("=")
+            if not (name and sign and path):
+                raise UserError(f"--{kind} {pair!r} is not TASK=FILE")
+            files.setdefault(name, {})[kind] = Path(path)
+    if system is not None:
+        files = {**_files_of(system, card, results), **files}
+    bundle = leaderboard.pack(card, files, output, _load)
+    if as_json:
+        print_json({"name": bundle.name, "folder": str(bundle)})
+    else:
+        typer.echo(bundle)
+    next_step(f"uniconv-bench submit check {bundle}")
+
+
+def submit_check(bundle: Path, as_json: JsonOption = False) -> None:
+    """Say everything that is wrong with a bundle; exit code 1 if anything is."""
+    from uniconv_bench import leaderboard
+
+    problems = leaderboard.check(bundle, _load)
+    if as_json:
+        print_json({"name": bundle.name, "problems": problems})
+    else:
+        typer.echo("\n".join(problems) or f"{bundle}: nothing wrong")
+    if problems:
+        raise typer.Exit(1)
+    next_step("uniconv-bench leaderboard build")
+
+
+def leaderboard_build(
+    root: Annotated[Path, typer.Option(help="Folder with results/ and leaderboards/.")] = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Recompute every score from run and answer files and write the pages."""
+    from uniconv_bench import leaderboard
+
+    pages = leaderboard.build(root, _load)
+    if not pages:
+        what = "neither records nor submissions"
+        raise UserError(what, where=root, mend="run a system first, or name another --root")
+    if as_json:
+        print_json([{"name": page.stem, "page": str(page)} for page in pages])
+    else:
+        typer.echo("\n".join(map(str, pages)))
+
+
+def _gold(
+    path: Path | None, read: Callable[[Path], T], of_task: Callable[[], T] | None, option: str
+) -> T:
+    """What is right, from a file or, without one, from the task."""
+    if path is not None:
+        return read(path)
+    if of_task is None:
+        raise UserError("nothing to score against", mend=f"give {option} or --task")
+    return of_task()
+
+
+def _compare(given: Collection[str], judged: Collection[str], path: Path) -> None:
+    """Refuses a file that could only score zeros; says how many judged turns one lacks."""
+    lacking = [turn_id for turn_id in judged if turn_id not in given]
+    if len(lacking) == len(judged):
+        mend = f"the judged turns are as {lacking[0]!r}"
+        if given:
+            mend += f", this file's as {next(iter(given))!r}"
+        raise UserError("no judged turn is in this file", where=path, mend=mend)
+    if lacking:
+        note(f"{path}: {len(lacking)} of {len(judged)} judged turns are missing and score 0")
+
+
+def _load(name: str, profile: Profile) -> Task:
+    from uniconv_bench.task import load_task
+
+    return load_task(name, profile, progress=progress())
+
+
+def _files_of(system: str, card: Path, results: Path) -> dict[str, dict[str, Path]]:
+    """Task -> run and answer file of our own records, for the tasks of a submission card."""
+    from uniconv_bench.cards import SubmissionCard, parse_card
+    from uniconv_bench.evaluate import outputs
+    from uniconv_bench.files import read_toml
+    from uniconv_bench.records import read_record
+
+    submission = parse_card(SubmissionCard, read_toml(card), card)
+    kinds = {"run.trec": "run", "answers.jsonl": "answers"}
+    files = {}
+    for task in submission.tasks:
+        command = f"uniconv-bench run --task {task} --system {system}"
+        command += f" --profile {submission.profile}"
+        path = results / submission.profile / system / f"{task}.json"
+        if not path.is_file():
+            raise UserError(f"no record of {system} on {task}", where=path, mend=command)
+        found = {kinds[name]: file for name, file in outputs(read_record(path)).items()}
+        if not found:
+            raise UserError("its run and answers are not in the cache", where=path, mend=command)
+        files[task] = found
+    return files
+
+
+def _task_of(record: ResultRecord) -> str:
+    return record.task.name
+
+
+def _system_of(record: ResultRecord) -> str:
+    return record.system.name

@@ -1,0 +1,131 @@
+"""What the commands share: their common options, where output goes, which pairs are meant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from uniconv_bench import registry
+from uniconv_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from uniconv_bench.system import Progress
+
+Profile = Literal["sample", "mini", "full"]
+ProfileOption = Annotated[
+    Profile,
+    typer.Option(
+        help="sample: shipped data, no network. mini: real turns, reduced corpus. "
+        "full: the paper's setting."
+    ),
+]
+TaskOption = Annotated[
+    list[str], typer.Option("--task", "-t", help="Name or card; repeat for several, or 'all'.")
+]
+SystemOption = Annotated[
+    list[str], typer.Option("--system", "-s", help="Name or card; repeat for several, or 'all'.")
+]
+LimitOption = Annotated[int | None, typer.Option(help="Only the first N test turns.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
+ResultsOption = Annotated[Path, typer.Option(help="Folder of result records.")]
+RetrainOption = Annotated[bool, typer.Option(help="Train anew even if a fitting adapter is there.")]
+DataOption = Annotated[Path | None, typer.Option(help="Folder with the dataset's official files.")]
+
+
+def note(line: str) -> None:
+    """A line for the person, on stderr."""
+    typer.echo(line, err=True)
+
+
+def next_step(command: str) -> None:
+    """The command to try next."""
+    note(f"next: {command}")
+
+
+def print_json(value: Any) -> None:
+    """A result for programs."""
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], title: str, as_json: bool, then: str) -> None:
+    """Equal rows as JSON or as a table, then the command to try next."""
+    if as_json:
+        print_json(list(rows))
+        return
+    from uniconv_bench.display import show_rows
+
+    show_rows(rows, title)
+    next_step(then)
+
+
+def progress() -> Progress:
+    """Bars on stderr."""
+    from uniconv_bench.progress import Bars
+
+    return Bars()
+
+
+def expanded(kind: registry.Kind, given: Sequence[str]) -> list[str]:
+    """Names with `all` spelt out, each card opened: a wrong one stops before any work."""
+    names: Callable[[], list[str]]
+    names, card = {
+        "task": (registry.task_names, registry.task_card),
+        "system": (registry.system_names, registry.system_card),
+    }[kind]
+    chosen: dict[str, None] = {}
+    for name in given:
+        chosen.update(dict.fromkeys(names() if name == "all" else [name]))
+    for name in chosen:
+        card(name)
+    return list(chosen)
+
+
+def pairs_of(
+    tasks: Sequence[str], systems: Sequence[str], limit: int | None
+) -> list[tuple[str, str]]:
+    """(task, system) of everything asked for, system by system."""
+    if limit is not None and limit < 1:
+        mend = "give 1 or more, or leave --limit out for all turns"
+        raise UserError(f"--limit {limit} leaves no turn", mend=mend)
+    ones, others = expanded("task", tasks), expanded("system", systems)
+    pairs = [(one, other) for other in others for one in ones]
+    if len(pairs) > 1:
+        note(f"{len(ones)} tasks x {len(others)} systems: {len(pairs)} pairs")
+    return pairs
+
+
+def one_task_for(data_dir: Path | None, tasks: Sequence[str]) -> None:
+    """Refuses to read one dataset's files as several datasets."""
+    if data_dir is not None and len(tasks) > 1:
+        raise UserError("--data-dir holds the files of one task", mend="name one --task")
+
+
+def announce(
+    stage: str,
+    task: str,
+    system: str,
+    profile: Profile,
+    limit: int | None,
+    *,
+    only: str | None = None,
+    anew: bool = False,
+) -> None:
+    """Says what is about to be done and how long it may take on this machine."""
+    from uniconv_bench import evaluate
+
+    seconds = evaluate.estimate(task, system, profile, limit)
+    parts = [f"{name} {_duration(s)}" for name, s in seconds.items() if s and only in (None, name)]
+    cost = ", ".join(parts) or "all cached"
+    if anew:
+        cost += ", and training anew"
+    note(f"{stage} {system} on {task} ({profile}); to do, about: {cost}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,164 @@
+"""Commands that do the work, one a stage, and `run`, which does all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from uniconv_bench import registry
+from uniconv_bench.commands.shared import (
+    DataOption,
+    JsonOption,
+    LimitOption,
+    ProfileOption,
+    ResultsOption,
+    RetrainOption,
+    SystemOption,
+    TaskOption,
+    announce,
+    expanded,
+    next_step,
+    note,
+    one_task_for,
+    pairs_of,
+    print_json,
+    print_rows,
+    progress,
+)
+from uniconv_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from uniconv_bench.records import ResultRecord
+
+
+def prepare(
+    task: TaskOption,
+    profile: ProfileOption = "sample",
+    data_dir: DataOption = None,
+    force: Annotated[bool, typer.Option(help="Prepare anew.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read raw files into the cache: turns, passages and judgements, checked."""
+    from uniconv_bench import display
+    from uniconv_bench import prepare as stage
+    from uniconv_bench.task import Task
+
+    tasks = expanded("task", task)
+    one_task_for(data_dir, tasks)
+    found: dict[str, dict[str, Any]] = {}
+    for name in tasks:
+        card, path = registry.task_card(name)
+        folder = stage.prepare(card, path, profile, data_dir, force=force, progress=progress())
+        found[card.name] = {"folder": str(folder), **Task(card, profile, folder).counts}
+    if as_json:
+        print_json([{"name": name, "profile": profile, **c} for name, c in found.items()])
+        return
+    for name, counts in found.items():
+        display.show_counts(f"{name} ({profile})", counts)
+        note(f"folder: {counts['folder']}")
+    next_step(f"uniconv-bench run --task {tasks[0]} --system uniconv --profile {profile}")
+
+
+def train(
+    system: SystemOption,
+    profile: ProfileOption = "sample",
+    retrain: RetrainOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the adapters of a system; nothing to do where fitting ones are shipped or cached."""
+    from uniconv_bench import evaluate
+
+    rows = []
+    for name in expanded("system", system):
+        card, _ = registry.system_card(name)
+        tasks = [t for training in card.adapters.values() for t in training.tasks]
+        if tasks:
+            announce("train", tasks[0], name, profile, None, only="train", anew=retrain)
+        found = evaluate.train(name, profile, retrain=retrain, progress=progress())
+        rows += [{"name": name, "adapter": a, "folder": str(f)} for a, f in found.items()]
+    print_rows(rows, "Adapters", as_json, f"uniconv-bench run --task all --system {system[0]}")
+
+
+def retrieve(
+    task: TaskOption,
+    system: SystemOption,
+    profile: ProfileOption = "sample",
+    limit: LimitOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Rank passages for every test turn; writes TREC run files."""
+    from uniconv_bench import evaluate
+
+    rows = []
+    for one, other in pairs_of(task, system, limit):
+        announce("retrieve", one, other, profile, limit)
+        path = evaluate.retrieve(one, other, profile, limit=limit, progress=progress())
+        rows.append({"name": f"{other} on {one}", "task": one, "system": other, "run": str(path)})
+    print_rows(rows, "Runs", as_json, f"uniconv-bench score --task {one} --run {rows[-1]['run']}")
+
+
+def generate(
+    task: TaskOption,
+    system: SystemOption,
+    profile: ProfileOption = "sample",
+    limit: LimitOption = None,
+    run_file: Annotated[
+        Path | None, typer.Option("--run", help="Answer from this run file's passages.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer every test turn from its session and retrieved passages; writes JSON lines."""
+    from uniconv_bench import evaluate
+
+    pairs = pairs_of(task, system, limit)
+    if run_file is not None and len({one for one, _ in pairs}) > 1:
+        raise UserError("--run holds the passages of one task", mend="name one --task")
+    rows = []
+    for one, other in pairs:
+        announce("generate", one, other, profile, limit)
+        path = evaluate.generate(
+            one, other, profile, limit=limit, run=run_file, progress=progress()
+        )
+        row = {"name": f"{other} on {one}", "task": one, "system": other, "answers": str(path)}
+        rows.append(row)
+    command = f"uniconv-bench score --task {one} --answers {rows[-1]['answers']}"
+    print_rows(rows, "Answers", as_json, command)
+
+
+def run(
+    task: TaskOption,
+    system: SystemOption,
+    profile: ProfileOption = "sample",
+    limit: LimitOption = None,
+    retrain: RetrainOption = False,
+    data_dir: DataOption = None,
+    results: ResultsOption = Path("results"),
+    as_json: JsonOption = False,
+) -> None:
+    """All stages in order: prepare, train if no adapter fits, retrieve, answer, score, record."""
+    from uniconv_bench import display, evaluate
+    from uniconv_bench.task import load_task
+
+    pairs = pairs_of(task, system, limit)
+    one_task_for(data_dir, sorted({one for one, _ in pairs}))
+    records: list[ResultRecord] = []
+    retrained: set[str] = set()
+    for one, other in pairs:
+        if data_dir is not None:
+            load_task(one, profile, data_dir, progress=progress())
+        anew = retrain and other not in retrained
+        announce("run", one, other, profile, limit, anew=anew)
+        record, path = evaluate.run(
+            one, other, profile, limit=limit, retrain=anew, results=results, progress=progress()
+        )
+        retrained.add(other)
+        records.append(record)
+        if not as_json:
+            display.show_record(record)
+        note(f"record: {path}")
+    if as_json:
+        rows = [record.model_dump(mode="json") for record in records]
+        print_json(rows[0] if len(rows) == 1 else rows)
+    next_step(f"uniconv-bench table --profile {profile} --results {results}")
