@@ -1,0 +1,308 @@
+"""Preparation: what it writes, what it refuses in one line, that it leaves nothing half done."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from uniconv_bench.conversation import Passage, Turn, Utterance
+from uniconv_bench.errors import UserError
+from uniconv_bench.files import MANIFEST
+from uniconv_bench.prepare import is_prepared, prepare
+from uniconv_bench.progress import Silent
+from uniconv_bench.registry import task_card
+from uniconv_bench.task import Task, load_task
+
+RAW = Path(__file__).parent / "data" / "raw"
+
+
+def task_of(raw: Path, name: str = "qrecc") -> Task:
+    return load_task(name, "mini", raw, progress=Silent())
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    folder = tmp_path / "raw"
+    shutil.copytree(RAW / "qrecc", folder)
+    return folder
+
+
+def edit(path: Path, change: Callable[[Any], None]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def leftovers(cache: Path) -> list[str]:
+    return sorted(p.name for p in (cache / "tasks").glob("*")) if cache.exists() else []
+
+
+TEST = "scai-qrecc21-test-turns.json"
+
+
+def test_task_reads_back_what_was_prepared(raw: Path, private_cache: Path) -> None:
+    task = task_of(raw)
+    assert task.counts["passages"] == len(task.corpus) == len(task.corpus.ids) == 3
+    assert task.counts["splits"] == {
+        "train": {"conversations": 1, "turns": 1, "judged_retrieval": 1, "judged_generation": 1},
+        "test": {"conversations": 2, "turns": 4, "judged_retrieval": 2, "judged_generation": 3},
+    }
+    turns = task.turns()
+    assert [t.turn_id for t in turns] == ["1_1", "1_2", "1_3", "2_3"]
+    assert turns == task.turns("test") and task.turns("train") != turns
+    assert turns[1].history[0] == Utterance("user", "Who designed the bridge at Mossy Ford?")
+    assert list(task.qrels()) == ["1_1", "2_3"]
+    assert task.qrels()["1_1"] == dict.fromkeys(turns[0].gold, 1)
+    assert list(task.references()) == ["1_1", "1_3", "2_3"]
+    assert task.references()["1_3"] == ("No.",)
+
+
+def test_corpus_gives_passages_by_id_and_in_order(private_cache: Path) -> None:
+    corpus = task_of(RAW / "topiocqa", "topiocqa").corpus
+    found = list(corpus)
+    assert [p.passage_id for p in found] == list(corpus.ids) == ["3", "7", "8", "9"]
+    assert corpus["9"] == found[3] and found[3].title == "Una Kell Life"
+    with pytest.raises(KeyError):
+        corpus["10"]
+
+
+def test_qrels_file_is_tab_separated_trec(private_cache: Path) -> None:
+    folder = task_of(RAW / "inscit", "inscit").folder
+    first = (folder / "qrels.test.tsv").read_text().splitlines()[0]
+    assert first == "fords_level2_dial9_1\t0\tMossy Ford:1\t1"
+
+
+def test_turns_survive_json() -> None:
+    turn = Turn("a_1", "a", 1, "why?", (Utterance("assistant", "é"),), ("x", "y"), ("p q",), "r")
+    assert Turn.from_json(json.loads(json.dumps(turn.to_json()))) == turn
+
+
+def test_preparing_twice_reads_the_cache(raw: Path, private_cache: Path) -> None:
+    first = task_of(raw)
+    stamp = (first.folder / MANIFEST).stat().st_mtime_ns
+    assert (task_of(raw).folder / MANIFEST).stat().st_mtime_ns == stamp
+    card, path = task_card("qrecc")
+    assert is_prepared(card, path, "mini", raw) and not is_prepared(card, path, "full", raw)
+    prepare(card, path, "mini", raw, force=True, progress=Silent())
+    assert (first.folder / MANIFEST).stat().st_mtime_ns > stamp
+
+
+def test_digests_follow_the_contents(raw: Path, private_cache: Path) -> None:
+    before = task_of(raw)
+    # Other bytes, same meaning: another artefact, the same data.
+    edit(raw / TEST, lambda rows: None)
+    same = task_of(raw)
+    assert same.folder != before.folder
+    assert (same.digest, same.corpus.digest) == (before.digest, before.corpus.digest)
+    edit(raw / TEST, lambda rows: rows[2].update(Truth_answer="Yes."))
+    other = task_of(raw)
+    assert other.digest != before.digest and other.corpus.digest == before.corpus.digest
+    (raw / "wayback" / "more.jsonl").write_text('{"id": "z", "contents": "More."}\n')
+    more = task_of(raw)
+    assert more.corpus.digest != before.corpus.digest and more.digest != other.digest
+
+
+def test_a_card_of_another_version_is_prepared_anew(raw: Path, private_cache: Path) -> None:
+    card, path = task_card("qrecc")
+    newer = card.model_copy(update={"version": card.version + 1})
+    folders = {prepare(c, path, "mini", raw, progress=Silent()) for c in (card, newer)}
+    assert len(folders) == 2
+
+
+def test_without_a_folder_the_last_prepared_set_is_used(raw: Path, private_cache: Path) -> None:
+    with pytest.raises(UserError, match="no mini data of QReCC is prepared.*--data-dir"):
+        load_task("qrecc", "mini", progress=Silent())
+    task_of(raw)
+    edit(raw / TEST, lambda rows: rows.pop())
+    last = task_of(raw)
+    shutil.rmtree(raw)
+    assert load_task("qrecc", "mini", progress=Silent()).folder == last.folder
+    with pytest.raises(UserError, match="no full data"):
+        load_task("qrecc", "full", progress=Silent())
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda rows: rows[3].update(Truth_passages=["lost"]),
+            "field gold names passage 'lost'.*turn 2_3",
+        ),
+        (lambda rows: rows[1].update(Turn_no=1), "number occurs twice.*conversation 1, turn 1"),
+        (
+            lambda rows: rows.append({**rows[0], "Turn_no": 9}),
+            "conversation '1' occurs twice.*split test",
+        ),
+        (lambda rows: rows[1].update(Question=" "), "field query is empty.*turn 2"),
+        (lambda rows: rows[0].pop("Truth_rewrite"), "field Truth_rewrite is missing.*record 1"),
+        (lambda rows: rows.clear(), "no turns"),
+    ],
+)
+def test_wrong_turns_are_refused(
+    change: Callable[[Any], None], told: str, raw: Path, private_cache: Path
+) -> None:
+    edit(raw / TEST, change)
+    refused(raw, told, private_cache)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            '{"id": "https://fords.example/kell_p2", "contents": "Again."}',
+            "'https://fords.example/kell_p2' occurs twice.*passage 4",
+        ),
+        ('{"id": " ", "contents": "Nameless."}', "field id is empty"),
+        ('{"id": "a\\tb", "contents": "Torn."}', "no tab"),
+        ('{"id": "x", "contents": "cut off', "not valid JSON.*line 3"),
+    ],
+)
+def test_wrong_passages_are_refused(line: str, told: str, raw: Path, private_cache: Path) -> None:
+    with (raw / "wayback" / "part.jsonl").open("a") as stream:
+        stream.write(line + "\n")
+    refused(raw, told, private_cache)
+
+
+def refused(raw: Path, told: str, cache: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        task_of(raw)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert re.search(told, message), message
+    assert leftovers(cache) == []
+
+
+def test_an_interruption_leaves_nothing(
+    raw: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from uniconv_bench.tasks import qrecc
+
+    def interrupted(folder: Path) -> Any:
+        yield Passage("p", "one passage")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(qrecc, "passages", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        task_of(raw)
+    assert leftovers(private_cache) == []
+
+
+def test_what_an_interrupted_run_left_is_not_used(raw: Path, private_cache: Path) -> None:
+    """A process that was killed could not tidy up: its files must not enter the next artefact."""
+    folder = task_of(raw).folder
+    shutil.rmtree(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    partial.mkdir()
+    (partial / "stale.txt").write_text("left over")
+    assert not (task_of(raw).folder / "stale.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["turns.test.jsonl", "passages.arrow", "counts.json", MANIFEST])
+def test_a_corrupted_cache_file_is_named(name: str, raw: Path, private_cache: Path) -> None:
+    card, path = task_card("qrecc")
+    folder = task_of(raw).folder
+    (folder / name).write_bytes((folder / name).read_bytes()[:-7])
+    with pytest.raises(UserError, match="corrupted cache") as caught:
+        task_of(raw)
+    assert name in str(caught.value) and "delete the folder" in str(caught.value)
+    prepare(card, path, "mini", raw, force=True, progress=Silent())
+    assert len(task_of(raw).turns()) == 4
+
+
+@pytest.mark.parametrize("kind", ["absent", "empty", "file"])
+def test_a_wrong_data_folder_is_refused(kind: str, tmp_path: Path, private_cache: Path) -> None:
+    folder = tmp_path / "there"
+    if kind == "empty":
+        folder.mkdir()
+    elif kind == "file":
+        folder.write_text("not a folder")
+    with pytest.raises(UserError, match="--data-dir"):
+        task_of(folder)
+
+
+THIRD_PARTY = '''
+"""A task by path."""
+from uniconv_bench.conversation import Conversation, Passage, Turn
+SPLITS = ("test",)
+def conversations(raw, split):
+    yield Conversation("a", (Turn({turn_id!r}, "a", 1, "why?", references=({reference!r},)),))
+def passages(raw):
+    yield Passage("p", "because")
+'''
+
+
+def third_party(tmp_path: Path, turn_id: str = "a_1", reference: str = "so") -> Path:
+    card = task_card("qrecc")[0].model_dump(mode="json") | {"name": "mine"}
+    lines = [f"{key} = {json.dumps(card[key])}" for key in PLAIN]
+    (tmp_path / "mine.toml").write_text("\n".join(lines) + "\n")
+    (tmp_path / "mine.py").write_text(THIRD_PARTY.format(turn_id=turn_id, reference=reference))
+    sample = tmp_path / "sample" / "mine"
+    sample.mkdir(parents=True)
+    (sample / "anything.txt").write_text("raw")
+    return tmp_path / "mine.toml"
+
+
+PLAIN = (
+    *("name", "title", "version", "description", "homepage", "licence", "citation"),
+    *("metrics", "retrieval_setting", "test_split"),
+)
+
+
+def test_a_task_by_path_brings_its_sample(tmp_path: Path, private_cache: Path) -> None:
+    task = load_task(str(third_party(tmp_path)), "sample", progress=Silent())
+    assert [t.turn_id for t in task.turns()] == ["a_1"]
+    assert task.corpus["p"].text == "because"
+
+
+def test_a_task_without_a_sample_says_so(tmp_path: Path, private_cache: Path) -> None:
+    path = third_party(tmp_path)
+    shutil.rmtree(tmp_path / "sample")
+    with pytest.raises(UserError, match="ships no sample"):
+        load_task(str(path), "sample", progress=Silent())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({"turn_id": "b_1"}, "field turn_id"), ({"reference": " "}, "field references")],
+)
+def test_a_task_that_breaks_the_shape_is_refused(
+    options: dict[str, str], told: str, tmp_path: Path, private_cache: Path
+) -> None:
+    with pytest.raises(UserError, match=told):
+        load_task(str(third_party(tmp_path, **options)), "sample", progress=Silent())
+
+
+def test_a_test_split_that_is_none_is_refused(raw: Path, private_cache: Path) -> None:
+    card, path = task_card("qrecc")
+    with pytest.raises(UserError, match="field test_split is 'dev'"):
+        prepare(card.model_copy(update={"test_split": "dev"}), path, "mini", raw, progress=Silent())
+
+
+def test_a_known_digest_loads_nothing_heavy(private_cache: Path) -> None:
+    """A cached run compares digests: torch, pyarrow and their like stay out."""
+    load_task("qrecc", "sample", progress=Silent())
+    heavy = ["torch", "transformers", "datasets", "evaluate", "ranx", "pandas", "pyarrow", "numpy"]
+    code = (
+        "import sys\n"
+        "from uniconv_bench.task import load_task\n"
+        "from uniconv_bench.progress import Silent\n"
+        "task = load_task('qrecc', 'sample', progress=Silent())\n"
+        "task.digest, task.corpus.digest, len(task.corpus), task.qrels()\n"
+        f"print([name for name in {heavy} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_task_is_a_plain_value(raw: Path, private_cache: Path) -> None:
+    task = task_of(raw)
+    assert dataclasses.replace(task).digest == task.digest
