@@ -111,6 +111,21 @@ def test_digests_follow_the_contents(raw: Path, private_cache: Path) -> None:
     assert more.corpus.digest != before.corpus.digest and more.digest != other.digest
 
 
+def test_the_data_digest_knows_no_arrow_bytes(
+    raw: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They differ between versions of Arrow; a leaderboard compares digests across machines."""
+    from uniconv_bench import prepare as module
+
+    first = task_of(raw)
+    digest, arrow = first.digest, (first.folder / "passages.arrow").read_bytes()
+    shutil.rmtree(first.folder)
+    monkeypatch.setattr(module, "ROWS", 1)
+    again = task_of(raw)
+    assert (again.folder / "passages.arrow").read_bytes() != arrow
+    assert again.digest == digest
+
+
 def test_a_card_of_another_version_is_prepared_anew(raw: Path, private_cache: Path) -> None:
     card, path = task_card("qrecc")
     newer = card.model_copy(update={"version": card.version + 1})
