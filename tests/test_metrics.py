@@ -229,6 +229,32 @@ def test_f1_by_hand(prediction: str, references: list[str], expected: float) -> 
     assert token_f1(prediction, references) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("prediction", "references", "plain", "topiocqa", "quac"),
+    [
+        ("red fox", ["red fox"], 1.0, 1.0, 1.0),
+        # Leaving out "red fox" leaves 0 and 2/3; leaving out another leaves 1.
+        ("red fox", ["red fox", "blue", "fox"], 1.0, (2 / 3 + 1 + 1) / 3, (2 / 3 + 1 + 1) / 3),
+        ("red fox", ["red fox", "red fox"], 1.0, 1.0, 1.0),
+        # Half of the references are CANNOTANSWER: it alone stands.
+        ("red", ["CANNOTANSWER", "red"], 1.0, 0.5, 0.0),
+        ("CANNOTANSWER", ["CANNOTANSWER", "red"], 1.0, 0.5, 1.0),
+        ("cannotanswer", ["CANNOTANSWER"], 1.0, 1.0, 0.0),
+        # A minority of CANNOTANSWER is dropped: one reference is left, hence no leaving out.
+        ("CANNOTANSWER", ["CANNOTANSWER", "red", "red"], 1.0, (0 + 1 + 1) / 3, 0.0),
+        ("red", ["CANNOTANSWER", "red", "blue"], 1.0, (1 + 0 + 1) / 3, (0 + 1) / 2),
+        ("", ["the"], 1.0, 1.0, 0.0),
+    ],
+)
+def test_official_variants_by_hand(
+    prediction: str, references: list[str], plain: float, topiocqa: float, quac: float
+) -> None:
+    """Kernel point 12: the datasets' own rules have their own names; `f1` is none of them."""
+    for name, expected in (("f1", plain), ("f1_topiocqa", topiocqa), ("f1_quac", quac)):
+        value = metrics.GENERATION[name](prediction, references)
+        assert value == pytest.approx(expected, abs=1e-12), name
+
+
 def test_normalisation_by_hand() -> None:
     assert normalise("  The “Quick”, (brown)\tFOX's  an-the a.") == "“quick” brown foxs anthe"
 
@@ -245,13 +271,15 @@ def test_a_missing_answer_scores_zero_even_where_an_empty_one_is_right() -> None
 
 
 def test_gold_answers_score_one_on_every_generation_metric() -> None:
-    """Kernel point 13."""
+    """Kernel point 13. The leave-one-out variants can give 1 for a single reference only."""
     references = {f"c_{i}": ["UNANSWERABLE", f"The {i} of a"] for i in range(20)}
-    names = [m.name for m in METRICS if m.stage == "generation"]
     for chosen in (0, 1):
         gold = {turn_id: texts[chosen] for turn_id, texts in references.items()}
-        for name, values in score_answers(references, gold, names).items():
-            assert set(values.values()) == {1.0}, name
+        assert set(score_answers(references, gold, ["f1"])["f1"].values()) == {1.0}
+    single = {turn_id: texts[1:] for turn_id, texts in references.items()}
+    names = [m.name for m in METRICS if m.stage == "generation"]
+    for name, values in score_answers(single, gold, names).items():
+        assert set(values.values()) == {1.0}, name
 
 
 def test_evaluate_loads_the_shipped_module_offline_and_agrees(

@@ -93,6 +93,16 @@ _GENERATION: dict[str, tuple[str, str, str]] = {
         "token F1 after SQuAD normalisation, the best over the references",
         _SQUAD,
     ),
+    "f1_topiocqa": (
+        "F1 (TopiOCQA)",
+        "token F1, the best over all references but one, averaged over the one left out",
+        "evaluate_reader.py of McGill-NLP/topiocqa; computed by evaluate",
+    ),
+    "f1_quac": (
+        "F1 (QuAC)",
+        "as f1_topiocqa, after a majority vote on CANNOTANSWER; no turn is filtered out",
+        "scorer.py of prdwb/orconvqa-release (its unfiltered F1); computed by evaluate",
+    ),
 }
 
 
@@ -259,7 +269,41 @@ def _overlap(prediction: str, reference: str) -> float:
     return 2 * common / (len(said) + len(right))
 
 
-GENERATION: dict[str, Callable[[str, Sequence[str]], float]] = {"f1": token_f1}
+def leave_one_out_f1(prediction: str, references: Sequence[str]) -> float:
+    """TopiOCQA's official F1; the metric `f1_topiocqa`.
+
+    With several references even one of them, given as the answer, seldom scores 1: it is compared
+    with the others when it is the one left out. That is what makes it fair to a human answer.
+    """
+    return _leave_one_out([_overlap(prediction, reference) for reference in references])
+
+
+def quac_f1(prediction: str, references: Sequence[str]) -> float:
+    """QuAC's official F1 without its filter of turns on which people disagree; `f1_quac`.
+
+    CANNOTANSWER is the only reference where at least half of them are it, and none otherwise; it
+    is matched whole. Unlike in `f1`, two empty texts have no overlap.
+    """
+    answers = [reference for reference in references if reference != CANNOT_ANSWER]
+    if 2 * len(answers) <= len(references):
+        return float(prediction == CANNOT_ANSWER)
+    empty = not normalise(prediction)
+    return _leave_one_out([0.0 if empty else _overlap(prediction, answer) for answer in answers])
+
+
+def _leave_one_out(values: Sequence[float]) -> float:
+    if len(values) == 1:
+        return values[0]
+    rest = [max([*values[:i], *values[i + 1 :]]) for i in range(len(values))]
+    return sum(rest) / len(rest)
+
+
+CANNOT_ANSWER = "CANNOTANSWER"
+GENERATION: dict[str, Callable[[str, Sequence[str]], float]] = {
+    "f1": token_f1,
+    "f1_topiocqa": leave_one_out_f1,
+    "f1_quac": quac_f1,
+}
 """Name -> definition: (answer, references) -> value."""
 
 
