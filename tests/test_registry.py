@@ -10,7 +10,9 @@ from textwrap import dedent
 import pytest
 
 from uniconv_bench import registry
+from uniconv_bench.cards import SubmissionCard, parse_card
 from uniconv_bench.errors import UserError
+from uniconv_bench.files import read_toml
 
 TASK = """
 name = "toy"
@@ -218,3 +220,21 @@ def test_resolve(tmp_path: Path) -> None:
     (tmp_path / "lacking.py").write_text("import absent_dependency\n")
     with pytest.raises(ModuleNotFoundError, match="absent_dependency"):
         registry.resolve("lacking:Mine", beside=tmp_path)
+
+
+def example(opening: str) -> str:
+    """The indented block of CONTRIBUTING.md that begins with a line."""
+    text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    block = text[text.index(f"    {opening}") :]
+    return dedent(block[: block.index("\n\n")])
+
+
+def test_the_guides_examples_are_valid_cards(tmp_path: Path) -> None:
+    path = tmp_path / "uniconv-warm.toml"
+    path.write_text(example('extends = "uniconv"'))
+    card, _ = registry.system_card(str(path))
+    base, _ = registry.system_card("uniconv")
+    assert card.adapters["joint"].temperature == 0.05
+    assert card.adapters["joint"].losses == base.adapters["joint"].losses
+    path.write_text(example('name = "my-system"'))
+    assert parse_card(SubmissionCard, read_toml(path), path).tasks == ("qrecc",)
