@@ -249,6 +249,12 @@ def test_orquac_traps() -> None:
     assert sum(n > 1 for n in several) > 0.8 * len(several)
 
 
+def test_orquac_dialogues_stay_with_their_article() -> None:
+    for split in ("train", "test"):
+        for turns in by_conversation(sample("orquac").turns(split)):
+            assert len({p.partition("@")[0] for t in turns for p in t.gold}) == 1
+
+
 def test_orquac_answers_are_spans_of_the_gold_passage() -> None:
     text = {row["id"]: row["text"] for row in lines("orquac", "all_blocks.txt")}
     qrels = raw("orquac", "qrels.txt")

@@ -121,8 +121,9 @@ class Planner:
         before = said[-1]
         entity = before.entity
         visited = {exchange.entity for exchange in said}
-        if before.named and before.named not in visited and rng.random() < style.switch + 0.3:
-            target = before.named
+        target = before.named
+        likely = style.switch + 0.3 if style.switch else 0.0
+        if target and target not in visited and rng.random() < likely:
             return self._ask(target, self._facet(target, said, links=not last), said)
         if entity is not start and rng.random() < style.back:
             return self._ask(start, self._facet(start, said, links=False), said, full=True)
