@@ -32,7 +32,8 @@ class Bars:
 
     def note(self, message: str) -> None:
         """Prints a line."""
-        self.console.print(message, highlight=False)
+        # Paths and data may hold brackets, and a path broken over two lines cannot be copied.
+        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def track(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
