@@ -13,11 +13,13 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
+from test_records import make_record
 
 from uniconv_bench import cli, evaluate
 from uniconv_bench.cards import PROFILES
 from uniconv_bench.commands import shared
 from uniconv_bench.errors import UserError
+from uniconv_bench.records import record_path, write_record
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "transformers", "numba", "ranx", "evaluate", "datasets", "pandas", "pyarrow"}
@@ -520,3 +522,99 @@ def test_doctor_sees_a_cache_that_cannot_be_written(
     (check,) = doctor._cache()
     assert (check.state, check.needed) == ("missing", True)
     assert str(tmp_path / "file" / "below") in check.detail
+
+
+# ------------------------------------------------------------- table, leaderboard
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Records of two systems on one task and of one on another."""
+    folder = tmp_path / "results"
+    for task, system in (("qrecc", "uniconv"), ("qrecc", "oracle"), ("inscit", "uniconv")):
+        record = make_record(task, system)
+        write_record(record, record_path(folder, record))
+    return folder
+
+
+def test_table(command: Run, results: Path) -> None:
+    code, out, _ = command("table", "--results", results)
+    assert code == 0
+    assert out.startswith("| System | qrecc NDCG@3 | qrecc F1 | inscit")
+    assert "no figure here is comparable" in out
+    out = command("table", "--results", results, "-s", "uniconv", "-t", "qrecc", "-m", "f1")[1]
+    assert "Oracle" not in out
+    assert "inscit" not in out
+    assert "NDCG" not in out
+    rows = json.loads(command("table", "--results", results, "-m", "f1", "--json")[1])
+    assert [(row["name"], row["task"], row["metric"]) for row in rows] == [
+        ("oracle", "qrecc", "f1"),
+        ("uniconv", "inscit", "f1"),
+        ("uniconv", "qrecc", "f1"),
+    ]
+
+
+def test_table_to_a_file(command: Run, refused: Callable[..., str], results: Path) -> None:
+    output = results / "table.tex"
+    code, out, err = command("table", "--results", results, "--format", "latex", "--output", output)
+    assert (code, out, err) == (0, "", f"table: {output}\n")
+    assert r"\toprule" in output.read_text()
+    assert "no record of 'separate'" in refused("table", "--results", results, "-s", "separate")
+    record = results / "sample" / "uniconv" / "qrecc.json"
+    record.write_text(record.read_text().replace("0.4", "0.9", 1))
+    assert str(record) in refused("table", "--results", results)
+
+
+@pytest.fixture
+def submission(tmp_path: Path) -> list[str | Path]:
+    """The arguments of `submit pack` for a run and answers made from what is right."""
+    from uniconv_bench.progress import Silent
+    from uniconv_bench.runs import write_answers, write_run
+    from uniconv_bench.system import Answer
+    from uniconv_bench.task import load_task
+
+    task = load_task("qrecc", "sample", progress=Silent())
+    run, answers, card = (tmp_path / name for name in ("run.trec", "answers.jsonl", "card.toml"))
+    gold = {t: [(p, 1.0) for p in passages] for t, passages in task.qrels().items()}
+    write_run(run, gold.items(), "mine")
+    write_answers(answers, (Answer(t, r[0]) for t, r in task.references().items()))
+    card.write_text(
+        'name = "mine"\ntitle = "Mine"\nauthors = ["A"]\ncontact = "a"\ndate = "2026-01-31"\n'
+        'description = "d"\ntasks = ["qrecc"]\nprofile = "sample"\n'
+    )
+    bundles = tmp_path / "leaderboards" / "submissions"
+    files = ["--run", f"qrecc={run}", "--answers", f"qrecc={answers}"]
+    return ["submit", "pack", card, *files, "--output", bundles]
+
+
+def test_a_submission_from_files_to_the_page(
+    command: Run, submission: list[str | Path], tmp_path: Path
+) -> None:
+    bundle = tmp_path / "leaderboards" / "submissions" / "mine"
+    code, out, err = command(*submission)
+    assert (code, out) == (0, f"{bundle}\n")
+    assert f"next: uniconv-bench submit check {bundle}" in err
+    assert json.loads(command("submit", "check", bundle, "--json")[1])["problems"] == []
+    pages = json.loads(command("leaderboard", "build", "--root", tmp_path, "--json")[1])
+    page = tmp_path / "leaderboards" / "sample.md"
+    assert pages == [{"name": "sample", "page": str(page)}]
+    assert "Mine" in page.read_text()
+    (bundle / "qrecc.run.gz").write_bytes(b"")
+    code, out, err = command("submit", "check", bundle)
+    assert (code, err) == (1, "")
+    assert "qrecc.run.gz" in out
+
+
+def test_a_submission_that_is_refused(
+    refused: Callable[..., str], submission: list[str | Path], tmp_path: Path, results: Path
+) -> None:
+    card = submission[2]
+    assert "'qrecc' is not TASK=FILE" in refused("submit", "pack", card, "--run", "qrecc")
+    line = refused("submit", "pack", card, "--system", "oracle", "--results", results)
+    assert "not in the cache" in line
+    assert "uniconv-bench run --task qrecc --system oracle --profile sample" in line
+    line = refused("submit", "pack", card, "--system", "separate", "--results", results)
+    assert "no record of separate on qrecc" in line
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "neither records nor" in refused("leaderboard", "build", "--root", empty)
