@@ -208,6 +208,7 @@ def test_ranx_is_not_compiled_again_for_longer_ids_and_its_thread_count_is_undon
         ("The cat sat.", ["a cat sat"], 1.0),
         ("cat", ["the cat sat on a mat"], 2 * 1 * (1 / 4) / (1 + 1 / 4)),
         ("red red red", ["red blue"], 2 * (1 / 3) * (1 / 2) / (1 / 3 + 1 / 2)),
+        ("red red blue", ["red red"], 2 * (2 / 3) * 1 / (2 / 3 + 1)),
         ("well-known", ["wellknown"], 1.0),
         ("well known", ["well-known"], 0.0),
         ("Ångström, é!", ["ångström é"], 1.0),

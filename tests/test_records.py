@@ -211,8 +211,11 @@ def test_outside_a_checkout_there_is_no_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A virtual environment inside somebody's repository must not report that repository."""
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     inside = tmp_path / "venv" / "site-packages" / "uniconv_bench" / "records.py"
+    inside.parent.mkdir(parents=True)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
     monkeypatch.setattr(records, "__file__", str(inside))
     found = provenance({}, seed=1)
     assert found.commit is None and found.dirty is None
