@@ -405,7 +405,11 @@ def test_run_says_the_cost_then_the_scores_then_what_is_next(
     lines = err.splitlines()
     assert lines[0] == "run uniconv on qrecc (sample); to do, about: retrieve 20 s, generate 5 min"
     assert lines[1].startswith("record: ")
-    assert lines[-1] == "next: uniconv-bench table --profile sample --results results"
+    # A limited record enters no table.
+    assert lines[-1] == "next: uniconv-bench run --task qrecc --system uniconv --profile sample"
+    err = command("run", "-t", "qrecc", "-s", "uniconv")[2]
+    last = "next: uniconv-bench table --profile sample --results results"
+    assert err.splitlines()[-1] == last
 
 
 def test_run_json(command: Run, calls: list[dict[str, Any]]) -> None:

@@ -29,14 +29,21 @@ def _console() -> Console:
     return console
 
 
-def _table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
-    table = Table(
-        title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD
-    )
+def _table(*columns: str, right: Iterable[str] = ()) -> Table:
+    table = Table(header_style="bold", box=SIMPLE_HEAD)
     for column in columns:
         end = column in set(right)
         table.add_column(column, justify="right" if end else "left", overflow="fold")
     return table
+
+
+def _show(title: str, table: Table, caption: str = "") -> None:
+    """A table under its title: rich's own would be folded to the width of the table."""
+    console = _console()
+    console.print(Text(title, style="bold"))
+    console.print(table)
+    if caption:
+        console.print(Text(f"  {caption}", style="dim"))
 
 
 def show_rows(rows: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -44,25 +51,23 @@ def show_rows(rows: Sequence[Mapping[str, Any]], title: str) -> None:
     if not rows:
         _console().print(f"{title}: none")
         return
-    table = _table(title, *rows[0])
+    table = _table(*rows[0])
     for row in rows:
         first, *rest = (
             f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()
         )
         table.add_row(Text(first, style="bold"), *rest)
-    _console().print(table)
+    _show(title, table)
 
 
 def show_scores(scores: Mapping[str, Mapping[str, Any]], title: str) -> None:
     """Metric -> mean, ci95, n, conversations; as fractions."""
-    table = _table(title, "metric", "mean", "95 % interval", "n", right=("mean", "n"))
+    table = _table("metric", "mean", "95 % interval", "n", right=("mean", "n"))
     for name, score in scores.items():
         low, high = score["ci95"]
         interval = f"{low:.3f} to {high:.3f}"
         table.add_row(Text(name, style="bold"), f"{score['mean']:.3f}", interval, f"{score['n']:,}")
-    table.caption = "means over turns; intervals by bootstrap over conversations"
-    table.caption_justify = "left"
-    _console().print(table)
+    _show(title, table, "means over turns; intervals by bootstrap over conversations")
 
 
 def show_record(record: ResultRecord) -> None:
@@ -75,11 +80,11 @@ def show_record(record: ResultRecord) -> None:
 
 def show_checks(checks: Iterable[Check]) -> None:
     """What `doctor` found, each with its mend."""
-    table = _table("This machine", "", "check", "found")
+    table = _table("", "check", "found")
     for check in checks:
         found = check.detail + (f"\n{check.mend}" if check.mend else "")
         table.add_row(Text(check.state, style=STATES[check.state]), check.name, found)
-    _console().print(table)
+    _show("This machine", table)
 
 
 def show_task(
@@ -102,11 +107,11 @@ def show_task(
         for trap in card.traps:
             console.print(Padding(f"- {trap}", (0, 0, 0, 2)))
     if card.reported:
-        table = _table("Printed elsewhere", "system", "metric", "value", "source", right=("value",))
+        table = _table("system", "metric", "value", "source", right=("value",))
         for r in card.reported:
             unit = " %" if r.scale == "percent" else ""
             table.add_row(r.system, r.metric, f"{r.value:g}{unit}", f"{r.kind}: {r.source}")
-        console.print(table)
+        _show("Printed elsewhere", table)
     for profile, found in counts.items():
         show_counts(f"Prepared data ({profile})", found)
     if conversation:
@@ -125,12 +130,10 @@ def show_counts(title: str, counts: Mapping[str, Any]) -> None:
     """What was counted when a task was prepared."""
     columns = ("conversations", "turns", "judged_retrieval", "judged_generation")
     labels = [column.replace("_", ", ") for column in columns]
-    table = _table(title, "split", *labels, right=labels)
+    table = _table("split", *labels, right=labels)
     for split, numbers in counts["splits"].items():
         table.add_row(split, *(f"{numbers[column]:,}" for column in columns))
-    table.caption = f"{counts['passages']:,} passages"
-    table.caption_justify = "left"
-    _console().print(table)
+    _show(title, table, f"{counts['passages']:,} passages")
 
 
 def show_system(card: SystemCard) -> None:
@@ -146,11 +149,11 @@ def show_system(card: SystemCard) -> None:
     facts.add_row("inference", _settings(card.inference.model_dump()))
     console.print(facts)
     for name, training in card.adapters.items():
-        table = _table(f"Adapter {name}", "setting", "value", "source")
+        table = _table("setting", "value", "source")
         for field, value in training.model_dump(exclude={"sources"}).items():
             text = _settings(value) if isinstance(value, dict) else _value(value)
             table.add_row(field, text, training.sources.get(field, ""))
-        console.print(table)
+        _show(f"Adapter {name}", table)
 
 
 def _facts() -> Table:

@@ -161,4 +161,7 @@ def run(
     if as_json:
         rows = [record.model_dump(mode="json") for record in records]
         print_json(rows[0] if len(rows) == 1 else rows)
-    next_step(f"uniconv-bench table --profile {profile} --results {results}")
+    if limit is None:
+        next_step(f"uniconv-bench table --profile {profile} --results {results}")
+    else:  # a limited record enters no table
+        next_step(f"uniconv-bench run --task {one} --system {other} --profile {profile}")
