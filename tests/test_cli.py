@@ -65,7 +65,7 @@ def refused(command: Run) -> Callable[..., str]:
     [
         ("run --task qrec --system uniconv", "unknown task 'qrec'; did you mean 'qrecc'"),
         ("run --task qrecc --system uniconf", "unknown system 'uniconf'; did you mean 'uniconv'"),
-        ("run --task qrecc --system uniconv --limit 0", "--limit 0 leaves no turn; give 1 or more"),
+        ("run --task qrecc --system uniconv --limit 0", "leave --limit out for all turns"),
         ("retrieve --task qrecc --system uniconv --limit -3", "--limit -3 leaves no turn"),
         ("run --task qrecc --system uniconv --limit some", "--limit"),
         ("run --task qrecc", "--system"),
@@ -156,10 +156,11 @@ def test_full_disk_for_real(
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_full_disk_behind_stdout() -> None:
+@pytest.mark.parametrize("line", ["list tasks", "list tasks --json", "table --results {}"])
+def test_full_disk_behind_stdout(line: str, results: Path) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "uniconv_bench.cli", "list", "tasks", "--json"],
+            [sys.executable, "-m", "uniconv_bench.cli", *line.format(results).split()],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

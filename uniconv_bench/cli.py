@@ -118,7 +118,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prog_name="uniconv-bench",
             standalone_mode=False,
         )
-        _flush()
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
@@ -155,16 +154,6 @@ def explain(error: Exception) -> str | None:
             wanted = PACKAGES.get(module, module)
             return f"package {module!r} is not installed; pip install '{wanted}'"
     return None
-
-
-def _flush() -> None:
-    """Writes out what stdout still holds, so that a full disk behind it is an error of this run."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        # What is left must not fail a second time when the interpreter closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise
 
 
 def _quieten_libraries() -> None:
