@@ -186,7 +186,7 @@ def _hub(label: str, repository: str) -> Check:
 
 
 def _adapters(progress: Progress) -> Iterator[Check]:
-    from uniconv_bench.evaluate import Setup
+    from uniconv_bench.assembly import Setup
 
     label = "adapter of uniconv"
     try:
