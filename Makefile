@@ -1,8 +1,7 @@
 # `make` alone lists what there is. Everything runs in $(VENV), made by `make setup`.
 VENV   ?= .venv
 PYTHON ?= python3
-# A package index with small CPU builds of torch, if you want them:
-#   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# URL of a further package index, such as one with small CPU builds of torch.
 TORCH_INDEX ?=
 
 BIN   := $(VENV)/bin

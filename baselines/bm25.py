@@ -1,4 +1,4 @@
-"""BM25 with a choice of query; its index is the library's, which mines hard negatives with it too."""
+"""BM25 with a choice of query, over the library's index (training mines negatives from it too)."""
 
 from __future__ import annotations
 

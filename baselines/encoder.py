@@ -1,4 +1,4 @@
-"""An off-the-shelf sentence encoder as retriever: mean-pooled token states, cosine, exact search."""
+"""An off-the-shelf sentence encoder as retriever: mean pooling, cosine, exact search."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LENGTH = 256
 
 
 class EncoderRetriever:
-    """Any encoder by backbone name; sessions lose their oldest utterances beyond `LENGTH` tokens."""
+    """Any encoder by backbone name; longer sessions lose their oldest utterances."""
 
     def __init__(self, card: EncoderCard, context: Context):
         self._backbone = find_backbone(card.model)
@@ -61,7 +61,9 @@ class EncoderRetriever:
             batch_tokens,
             progress,
         )
-        rows = [tokens(self._text(turn, lambda t: len(tokenizer(t)["input_ids"]))) for turn in turns]
+        rows = [
+            tokens(self._text(turn, lambda t: len(tokenizer(t)["input_ids"]))) for turn in turns
+        ]
         with progress.track("encode queries", len(rows)) as advance:
             queries = encode_rows(rows, embed, batch_tokens, advance)
         rankings = DenseIndex(corpus.ids, vectors).search(queries, depth)

@@ -19,11 +19,10 @@ class Passages(list[Passage]):
         return [p.passage_id for p in self]
 
 
-def brute_force(
-    ids: list[str], vectors: np.ndarray, query: np.ndarray, depth: int
-) -> list[str]:
+def brute_force(ids: list[str], vectors: np.ndarray, query: np.ndarray, depth: int) -> list[str]:
     scores = vectors @ query
-    return [i for _, i in sorted((-s, i) for s, i in zip(scores.tolist(), ids, strict=True))][:depth]
+    ranked = sorted((-s, i) for s, i in zip(scores.tolist(), ids, strict=True))
+    return [i for _, i in ranked[:depth]]
 
 
 def test_dense_search_equals_brute_force_with_ties_by_id() -> None:

@@ -55,7 +55,7 @@ def test_prompt_reads_as_the_chat_template_would_write_it(form: PromptFormat) ->
     assert text == template(messages, tokenize=False, add_generation_prompt=True)
 
 
-def test_truncation_drops_oldest_exchanges_whole_and_keeps_query_and_end(tiny_tokenizer: Any) -> None:
+def test_truncation_drops_oldest_exchanges_and_keeps_query_and_end(tiny_tokenizer: Any) -> None:
     whole = PromptFormat(tiny_tokenizer, 1024, 64)
     limit = len(whole.session(TURN)) - 1
     short = PromptFormat(tiny_tokenizer, limit, 64)

@@ -29,7 +29,7 @@ from uniconv_bench.uniconv.losses import (
     embed,
     hidden_states,
     info_nce,
-    joint_loss,
+    loss_terms,
     response_nll,
 )
 from uniconv_bench.uniconv.mixture import Example, examples, groups, make_batch
@@ -127,26 +127,46 @@ def test_a_masked_candidate_has_no_influence_and_a_positive_cannot_be_masked() -
 
 def test_response_likelihood_counts_response_tokens_alone(tiny_model: Any) -> None:
     prompts, responses = [[1, 40, 41], [1, 42]], [[50, 51, END], [60, END]]
-    total, count = 0.0, 0
+    total = 0.0
     for prompt, response in zip(prompts, responses, strict=True):
         logits = tiny_model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
         for place, token in enumerate(response, len(prompt) - 1):
-            total -= float(logits[place, token])
-            count += 1
+            total -= logits[place, token].item()
     loss = response_nll(tiny_model, prompts, responses, END)
-    assert float(loss) == pytest.approx(total / count, abs=1e-5)
+    assert loss.item() == pytest.approx(total, abs=1e-4)
 
 
-def test_joint_loss_is_the_weighted_sum_of_its_terms(tiny_model: Any, form: PromptFormat) -> None:
+def gradients(model: Any, terms: Any) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    for _, weight, loss in terms:
+        (weight * loss).backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_terms_add_up_to_the_joint_loss(tiny_model: Any, form: PromptFormat) -> None:
     chosen = training()
     data = examples(task(), chosen, Silent())
     batch = make_batch(data, chosen, form, random.Random(0))
-    total, terms = joint_loss(tiny_model, batch, WEIGHTS, END)
-    assert set(terms) == {"retrieval", "generation", "cii"}
-    expected = terms["retrieval"] + 2.0 * terms["generation"] + 0.5 * terms["cii"]
-    assert float(total) == pytest.approx(expected, rel=1e-5)
+    apart = gradients(tiny_model, loss_terms(tiny_model, batch, WEIGHTS, END, turns_at_once=3))
+    terms = list(loss_terms(tiny_model, batch, WEIGHTS, END, turns_at_once=100))
+    assert [name for name, _, _ in terms] == ["retrieval", "generation", "cii"]
+    assert [weight for _, weight, _ in terms] == [1.0, 2.0, 0.5]
+    tiny_model.zero_grad()
+    sum(weight * loss for _, weight, loss in terms).backward()
+    for name, parameter in tiny_model.named_parameters():
+        torch.testing.assert_close(apart[name], parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_terms_without_weight_or_supervision_are_left_out(
+    tiny_model: Any, form: PromptFormat
+) -> None:
+    chosen = training()
+    data = examples(task(), chosen, Silent())
+    batch = make_batch(data, chosen, form, random.Random(0))
     alone = Weights(0.0, 1.0, 0.0, 0.05, 0.1)
-    assert set(joint_loss(tiny_model, batch, alone, END)[1]) == {"generation"}
+    assert {n for n, _, _ in loss_terms(tiny_model, batch, alone, END)} == {"generation"}
+    ungrounded = make_batch([e for e in data if not e.gold] * 2, chosen, form, random.Random(0))
+    assert {n for n, _, _ in loss_terms(tiny_model, ungrounded, WEIGHTS, END)} == {"generation"}
 
 
 # --- mixture ------------------------------------------------------------------------------------

@@ -200,6 +200,8 @@ class Training(Card):
     batch_size: Positive = 16
     """Turns per optimiser step; also the number of in-batch candidates."""
     epochs: Positive = 3
+    max_steps: Positive | None = None
+    """Optimiser steps after which training ends, its schedule included; none: all epochs."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the frozen backbone and the activations; adapters and losses stay in float32."""
     checkpoint_steps: Positive = 50
@@ -291,18 +293,17 @@ def _tuples(value: Any) -> Any:
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` laid on `base`: tables merge key by key, everything else replaces.
 
-    `false` takes a key away (no card has a field of that type). A table whose `kind` differs replaces
-    the base's whole, since its fields mean something else.
+    `false` takes a key away (no card has a field of that type). A table whose `kind` differs
+    replaces the base's whole, since its fields mean something else.
     """
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
         if value is False:
             result.pop(key, None)
-        elif not isinstance(old, dict) or not isinstance(value, dict):
-            result[key] = value
-        elif "kind" in value and value["kind"] != old.get("kind"):
-            result[key] = value
+        elif isinstance(old, dict) and isinstance(value, dict):
+            same_kind = "kind" not in value or value["kind"] == old.get("kind")
+            result[key] = merged(old, value) if same_kind else value
         else:
-            result[key] = merged(old, value)
+            result[key] = value
     return result

@@ -1,4 +1,4 @@
-"""The one exception a person can cause and mend. Everything else is a bug and keeps its traceback."""
+"""The one exception that a person can cause and mend; any other is a bug."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """What went wrong, where, and how to mend it; the command line prints it in one line, exit code 2.
+    """What went wrong, where, and how to mend it; the command line prints it as one line, exit 2.
 
     Args:
         what: the fault, as a short sentence without a full stop.

@@ -1,14 +1,17 @@
-"""Task x system -> adapters -> run -> answers -> scores -> record. Each stage reads files and writes
-an artefact named by everything it depends on, so whatever is already there is not done again.
+"""Task x system -> adapters -> run -> answers -> scores -> record.
+
+Each stage reads files and writes an artefact named by everything it depends on, so whatever is
+already there is not done again.
 """
 
 from __future__ import annotations
 
+import json
 import resource
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from inspect import getfile
@@ -16,11 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from uniconv_bench import metrics, records, runs
-from uniconv_bench.cards import CustomPart, Profile, SystemCard, Training
+from uniconv_bench.assembly import (
+    PASSAGE_TOKENS,
+    SESSION_TOKENS,
+    WEIGHTS,
+    Setup,
+    rates,
+)
+from uniconv_bench.cards import Profile
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import (
-    digest_of,
+    cache_dir,
     digest_of_code,
     digest_of_file,
     folder_of,
@@ -30,125 +40,13 @@ from uniconv_bench.files import (
     write_json,
     write_jsonl,
 )
-from uniconv_bench.registry import adapter_folders, resolve, system_card
-from uniconv_bench.system import Answer, Context, Generator, Progress, Retriever
+from uniconv_bench.progress import Silent
+from uniconv_bench.records import ResultRecord
+from uniconv_bench.system import Answer, Generator, Progress, Retriever
 from uniconv_bench.task import Task, load_task
-from uniconv_bench.uniconv.backbone import Backbone, find_backbone
 
-PARTS = {
-    "dense": "uniconv_bench.uniconv.parts:DenseRetriever",
-    "llm": "uniconv_bench.uniconv.parts:LlmGenerator",
-    "bm25": "uniconv_bench.baselines.bm25:Bm25Retriever",
-    "encoder": "uniconv_bench.baselines.encoder:EncoderRetriever",
-    "gold": "uniconv_bench.baselines.bounds:Bound",
-    "none": "uniconv_bench.baselines.bounds:Bound",
-}
-"""Kinds of retriever and generator that cards can name -> the class behind each."""
-
-
-@dataclass
-class Setup:
-    """One system on one profile: its card, its backbone, and where its adapters are or will be."""
-
-    card: SystemCard
-    path: Path
-    profile: Profile
-    progress: Progress
-    adapters: dict[str, Path] = field(default_factory=dict)
-
-    @staticmethod
-    def of(system: str, profile: Profile, progress: Progress) -> Setup:
-        """A system by name or card path.
-
-        Raises:
-            UserError: no such card, a malformed one, or one without a backbone for the profile.
-        """
-        card, path = system_card(system)
-        if card.backbone and profile not in card.backbone:
-            raise UserError(
-                f"{card.name} names no backbone for profile {profile}",
-                where=path,
-                mend=f"add `{profile} = ...` under [backbone]",
-            )
-        return Setup(card, path, profile, progress)
-
-    @property
-    def backbone(self) -> Backbone | None:
-        """The pretrained weights of this profile."""
-        return find_backbone(self.card.backbone[self.profile]) if self.card.backbone else None
-
-    @cached_property
-    def _training_tasks(self) -> dict[str, Task]:
-        names = {name for training in self.card.adapters.values() for name in training.tasks}
-        return {n: load_task(n, self.profile, progress=self.progress) for n in sorted(names)}
-
-    def identity(self, name: str) -> dict[str, Any]:
-        """What the adapter of this name on the card has to be trained from."""
-        from uniconv_bench.uniconv.training import identity
-
-        if self.backbone is None:
-            raise UserError("adapters need a [backbone]", where=self.path)
-        training = self.card.adapters[name]
-        tasks = [self._training_tasks[task] for task in training.tasks]
-        return identity(self.backbone, training, self.card.inference, tasks)
-
-    def used_adapters(self) -> list[str]:
-        """Names of the adapters that retriever and generator ask for."""
-        parts = (self.card.retriever, self.card.generator)
-        return sorted({part.adapter for part in parts if getattr(part, "adapter", None)})
-
-    def find_adapter(self, name: str) -> Path | None:
-        """The cached or shipped adapter that fits the card, verified; None if there is none."""
-        wanted = self.identity(name)
-        cached = folder_of("adapters", name, wanted)
-        shipped = [f for root in adapter_folders() for f in sorted(root.glob("*")) if f.is_dir()]
-        for folder in (cached, *shipped):
-            if open_artefact(folder) == wanted:
-                return folder
-        return None
-
-    def train(self, name: str) -> Path:
-        """Trains an adapter into the cache, going on from where a stopped training was."""
-        from uniconv_bench.uniconv.training import train_adapter
-
-        training: Training = self.card.adapters[name]
-        identity = self.identity(name)
-        folder = folder_of("adapters", name, identity)
-        tasks = [self._training_tasks[task] for task in training.tasks]
-        assert self.backbone is not None
-        with new_artefact(folder, identity) as working:
-            train_adapter(
-                name, self.backbone, training, self.card.inference, tasks, working, self.progress
-            )
-        return folder
-
-    def part(self, which: str, task: Task) -> Any:
-        """The card's `retriever` or `generator`, built for a task."""
-        table = getattr(self.card, which)
-        custom = isinstance(table, CustomPart)
-        target = resolve(table.kind if custom else PARTS[table.kind], self.path.parent)
-        backbone = self.card.backbone.get(self.profile, "")
-        context = Context(task.card, backbone, self.card.inference, self.adapters)
-        return target(table.settings if custom else table, context)
-
-
-def train(
-    system: str, profile: Profile, *, retrain: bool = False, progress: Progress
-) -> dict[str, Path]:
-    """Adapter name -> folder, for every adapter that a system uses; trains only what does not fit.
-
-    Args:
-        retrain: train anew even where a fitting adapter is cached or shipped.
-    """
-    setup = Setup.of(system, profile, progress)
-    return _adapters(setup, retrain)
-
-
-def _adapters(setup: Setup, retrain: bool) -> dict[str, Path]:
-    for name in setup.used_adapters():
-        found = None if retrain else setup.find_adapter(name)
-        setup.adapters[name] = found or setup.train(name)
-    return setup.adapters
+RUN, ANSWERS, SCORES = "run.trec", "answers.jsonl", "scores.jsonl"
+SUMMARY, COST, RECORD = "summary.json", "cost.json", "record.json"
 
 
 @dataclass
@@ -159,6 +57,8 @@ class Evaluation:
     task: Task
     limit: int | None
     progress: Progress
+    energy: float | None
+    """The machine's energy counter when the work began."""
 
     @staticmethod
     def of(
@@ -168,7 +68,8 @@ class Evaluation:
         if limit is not None and limit < 1:
             raise UserError(f"--limit {limit} leaves no turn", mend="give 1 or more")
         setup = Setup.of(system, profile, progress)
-        return Evaluation(setup, load_task(task, profile, progress=progress), limit, progress)
+        loaded = load_task(task, profile, progress=progress)
+        return Evaluation(setup, loaded, limit, progress, records.energy_joules())
 
     @cached_property
     def turns(self) -> list[Turn]:
@@ -196,42 +97,63 @@ class Evaluation:
             "limit": self.limit,
         }
 
-    def retrieve(self) -> Path:
-        """The folder with `run.trec`."""
-        depth = self.setup.card.inference.depth
+    @cached_property
+    def retrieval(self) -> tuple[Path, dict[str, Any]]:
+        """Folder and fingerprint of the ranking."""
         fingerprint = {
             **self._where,
-            "depth": depth,
+            "depth": self.setup.card.inference.depth,
             "part": dict(self.retriever.fingerprint()),
             "code": [digest_of_file(Path(getfile(type(self.retriever)))), digest_of_code("runs")],
         }
-        with _stage("retrieval", self.setup.card.name, fingerprint, self.progress) as working:
-            if working:
-                rankings = self.retriever.retrieve(
-                    self.turns, self.task.corpus, depth, self.progress
-                )
-                runs.write_run(working / "run.trec", rankings, self.setup.card.name)
-        return folder_of("retrieval", self.setup.card.name, fingerprint)
+        return folder_of("retrieval", self.setup.card.name, fingerprint), fingerprint
 
-    def generate(self, run_file: Path) -> Path:
-        """The folder with `answers.jsonl`, from the top passages of a run file."""
-        top_k = self.setup.card.inference.top_k
+    def answering(self, run_file: Path) -> tuple[Path, dict[str, Any]]:
+        """Folder and fingerprint of the answers from a run file."""
         fingerprint = {
             **self._where,
             "run": digest_of_file(run_file),
-            "top_k": top_k,
+            "top_k": self.setup.card.inference.top_k,
             "part": dict(self.generator.fingerprint()),
             "code": digest_of_file(Path(getfile(type(self.generator)))),
         }
-        with _stage("answers", self.setup.card.name, fingerprint, self.progress) as working:
+        return folder_of("answers", self.setup.card.name, fingerprint), fingerprint
+
+    def retrieve(self) -> Path:
+        """The folder with `run.trec`."""
+        folder, fingerprint = self.retrieval
+        with _stage(folder, fingerprint) as working:
+            if working:
+                depth = self.setup.card.inference.depth
+                rankings = self.retriever.retrieve(
+                    self.turns, self.task.corpus, depth, self.progress
+                )
+                run = {turn_id: ranking for turn_id, ranking in rankings if ranking}
+                self._check(run, depth)
+                runs.write_run(working / RUN, run.items(), self.setup.card.name)
+        return folder
+
+    def _check(self, run: runs.Run, depth: int) -> None:
+        """Refuses a run with unknown turns or passages: a retriever's fault, never a score."""
+        known = [turn.turn_id for turn in self.turns]
+        corpus = frozenset(self.task.corpus.ids)
+        faults = runs.check_run(run, known, corpus, depth=depth)
+        if faults:
+            raise UserError(f"{self.setup.card.name} made an impossible run: {faults[0]}")
+
+    def generate(self, run_file: Path) -> Path:
+        """The folder with `answers.jsonl`, from the top passages of a run file."""
+        folder, fingerprint = self.answering(run_file)
+        with _stage(folder, fingerprint) as working:
             if working:
                 run = runs.read_run(run_file)
+                top_k = self.setup.card.inference.top_k
                 evidence = {
                     turn.turn_id: self._passages(run.get(turn.turn_id, [])[:top_k], run_file)
                     for turn in self.turns
                 }
                 self._answer(working, evidence)
-        return folder_of("answers", self.setup.card.name, fingerprint)
+        return folder
 
     def _passages(self, ranking: list[tuple[str, float]], run_file: Path) -> list[Passage]:
         try:
@@ -251,11 +173,11 @@ class Evaluation:
                 done[answer.turn_id] = answer
                 stream.write(runs.answer_line(answer))
                 stream.flush()
-        runs.write_answers(working / "answers.jsonl", (done[t.turn_id] for t in self.turns))
+        runs.write_answers(working / ANSWERS, (done[t.turn_id] for t in self.turns))
         so_far.unlink()
 
-    def score(self, run_file: Path, answers_file: Path) -> tuple[Path, list[Any]]:
-        """The folder with `scores.jsonl` (a line a turn), and the scores of the record."""
+    def score(self, run_file: Path, answers_file: Path) -> Path:
+        """The folder with `scores.jsonl` (a line a turn) and `summary.json` (means, intervals)."""
         names = self.task.card.metrics
         fingerprint = {
             **self._where,
@@ -265,11 +187,11 @@ class Evaluation:
             "code": digest_of_code("metrics", "runs", "evaluate"),
             "libraries": {name: metadata.version(name) for name in ("ranx", "evaluate")},
         }
-        with _stage("scores", self.setup.card.name, fingerprint, self.progress) as working:
+        folder = folder_of("scores", self.setup.card.name, fingerprint)
+        with _stage(folder, fingerprint) as working:
             if working:
                 self._score(working, run_file, answers_file)
-        folder = folder_of("scores", self.setup.card.name, fingerprint)
-        return folder, read_json(folder / "summary.json")
+        return folder
 
     def _score(self, working: Path, run_file: Path, answers_file: Path) -> None:
         kept = {turn.turn_id for turn in self.turns}
@@ -290,9 +212,185 @@ class Evaluation:
             | {name: values[t.turn_id] for name, values in by_metric.items() if t.turn_id in values}
             for t in self.turns
         ]
-        write_jsonl(working / "scores.jsonl", rows)
-        summary = [records.metric_score(name, values) for name, values in by_metric.items()]
-        write_json(working / "summary.json", [s.model_dump(mode="json") for s in summary])
+        write_jsonl(working / SCORES, rows)
+        summary = [metrics.metric_score(name, values) for name, values in by_metric.items()]
+        write_json(working / SUMMARY, [s.model_dump(mode="json") for s in summary])
+
+    def record(self, folders: Mapping[str, Path]) -> ResultRecord:
+        """The record of finished stages: `retrieval`, `answers` and `scores` -> folder."""
+        card, task = self.setup.card, self.task
+        run_file, answers_file = folders["retrieval"] / RUN, folders["answers"] / ANSWERS
+        run, answers = runs.read_run(run_file), runs.read_answers(answers_file)
+        kept = {turn.turn_id for turn in self.turns}
+        qrels = [turn_id for turn_id in task.qrels() if turn_id in kept]
+        references = [turn_id for turn_id in task.references() if turn_id in kept]
+        seeds = {card.adapters[name].seed for name in self.setup.adapters}
+        weights = {n: digest_of_file(f / WEIGHTS) for n, f in self.setup.adapters.items()}
+        backbone = self.setup.backbone
+        costs = {stage: read_json(folder / COST) for stage, folder in folders.items()}
+        seconds = {stage: cost["seconds"] for stage, cost in costs.items()}
+        for name, folder in self.setup.adapters.items():
+            seconds[f"train {name}"] = read_json(folder / "training.json")["seconds"]
+        made = records.provenance(seconds, min(seeds, default=0), energy_before=self.energy)
+        peak = max(made.peak_memory_bytes, *(c["peak_memory_bytes"] for c in costs.values()))
+        return ResultRecord(
+            task=records.TaskPart(
+                name=task.card.name,
+                version=task.card.version,
+                profile=task.profile,
+                split=task.card.test_split,
+                card_digest=task.card.digest(),
+                data_digest=task.digest,
+            ),
+            system=records.SystemPart(
+                name=card.name,
+                title=card.title,
+                backbone=backbone.name if backbone else None,
+                backbone_revision=backbone.revision if backbone else None,
+                adapters=weights,
+                settings=card.model_dump(mode="json"),
+            ),
+            scores=tuple(
+                records.Score.model_validate_json(json.dumps(row))
+                for row in read_json(folders["scores"] / SUMMARY)
+            ),
+            counts=records.Counts(
+                turns=len(self.turns),
+                judged_retrieval=len(qrels),
+                judged_generation=len(references),
+                missing_run=len(metrics.missing(qrels, run)),
+                missing_answers=len(metrics.missing(references, answers)),
+                empty_answers=sum(not answer.text for answer in answers.values()),
+            ),
+            limit=self.limit,
+            digests=records.Digests(
+                run=digest_of_file(run_file) if run else None,
+                answers=digest_of_file(answers_file),
+                scores=digest_of_file(folders["scores"] / SCORES),
+            ),
+            provenance=made.model_copy(update={"peak_memory_bytes": peak}),
+        )
+
+
+def train(
+    system: str, profile: Profile, *, retrain: bool = False, progress: Progress
+) -> dict[str, Path]:
+    """Adapter name -> folder, for every adapter in use; trains only what does not fit."""
+    return Setup.of(system, profile, progress).fit(retrain=retrain)
+
+
+def retrieve(
+    task: str, system: str, profile: Profile, *, limit: int | None = None, progress: Progress
+) -> Path:
+    """Trains if needed and ranks passages for the test turns; the TREC run file."""
+    evaluation = Evaluation.of(task, system, profile, limit, progress)
+    evaluation.setup.fit()
+    return evaluation.retrieve() / RUN
+
+
+def generate(
+    task: str,
+    system: str,
+    profile: Profile,
+    *,
+    limit: int | None = None,
+    run: Path | None = None,
+    progress: Progress,
+) -> Path:
+    """Trains and retrieves if needed and answers the test turns; the answer file.
+
+    Args:
+        run: a TREC run file to answer from in place of the system's own.
+    """
+    evaluation = Evaluation.of(task, system, profile, limit, progress)
+    evaluation.setup.fit()
+    return evaluation.generate(run or evaluation.retrieve() / RUN) / ANSWERS
+
+
+def run(
+    task: str,
+    system: str,
+    profile: Profile,
+    *,
+    limit: int | None = None,
+    retrain: bool = False,
+    results: Path | None,
+    progress: Progress,
+) -> tuple[ResultRecord, Path]:
+    """All stages in order, each from cache if it is there; the record and where it is.
+
+    Args:
+        limit: take the first turns only; such a record stays in the cache.
+        retrain: train anew even where an adapter fits.
+        results: folder that gets `<profile>/<system>/<task>.json`; None: the cache alone.
+    """
+    evaluation = Evaluation.of(task, system, profile, limit, progress)
+    evaluation.setup.fit(retrain=retrain)
+    retrieval = evaluation.retrieve()
+    answers = evaluation.generate(retrieval / RUN)
+    scores = evaluation.score(retrieval / RUN, answers / ANSWERS)
+    folders = {"retrieval": retrieval, "answers": answers, "scores": scores}
+    fingerprint = {
+        **{stage: folder.name for stage, folder in folders.items()},
+        "card": evaluation.setup.card.digest(),
+        "task": evaluation.task.card.digest(),
+        "code": digest_of_code("records", "evaluate"),
+    }
+    folder = folder_of("records", evaluation.setup.card.name, fingerprint)
+    with _stage(folder, fingerprint) as working:
+        if working:
+            records.write_record(evaluation.record(folders), working / RECORD)
+    kept = folder / RECORD
+    record = records.read_record(kept)
+    if results is None or limit is not None:
+        return record, kept
+    return record, records.write_record(record, records.record_path(results, record))
+
+
+def estimate(
+    task: str, system: str, profile: Profile, limit: int | None = None
+) -> dict[str, float]:
+    """Stage -> seconds still to be spent on this machine, roughly; 0 for what is cached.
+
+    From the sizes of data and backbone and what one core was seen to do (`assembly.rates`).
+    """
+    evaluation = Evaluation.of(task, system, profile, limit, Silent())
+    setup, counts = evaluation.setup, evaluation.task.counts
+    turns = len(evaluation.turns)
+    reading, training = rates(setup.backbone)
+    missing = [name for name in setup.used_adapters() if setup.find_adapter(name) is None]
+    todo = dict.fromkeys(("train", "retrieve", "generate", "score"), 0.0)
+    for name in missing:
+        todo["train"] += setup.training_tokens(name) / training
+    passages = counts["passages"] * PASSAGE_TOKENS
+    per_turn = SESSION_TOKENS + setup.card.inference.top_k * PASSAGE_TOKENS
+    writing = 5 * evaluation.task.card.answer_tokens  # batched, one token costs about five read
+    full = {
+        "retrieve": (passages + turns * SESSION_TOKENS) / reading,
+        "generate": turns * (per_turn + writing) / reading,
+        "score": 15.0,
+    }
+    if setup.card.retriever.kind in ("bm25", "gold", "none"):
+        full["retrieve"] = 1.0
+    if missing:
+        return todo | full
+    setup.fit()
+    done = evaluation.retrieval[0]
+    if not done.exists():
+        return todo | full
+    answered = evaluation.answering(done / RUN)[0]
+    return todo if answered.exists() else todo | {k: full[k] for k in ("generate", "score")}
+
+
+def outputs(record: ResultRecord) -> dict[str, Path]:
+    """The cached run and answer files that a record was made from, by digest; those still there."""
+    found = {}
+    wanted = {"retrieval": (RUN, record.digests.run), "answers": (ANSWERS, record.digests.answers)}
+    for stage, (name, digest) in wanted.items():
+        for path in sorted((cache_dir() / stage).glob(f"{record.system.name}-*/{name}")):
+            if digest_of_file(path) == digest:
+                found[name] = path
+    return found
 
 
 def _answers_so_far(path: Path) -> dict[str, Answer]:
@@ -305,14 +403,11 @@ def _answers_so_far(path: Path) -> dict[str, Answer]:
 
 
 @contextmanager
-def _stage(
-    stage: str, name: str, fingerprint: Mapping[str, Any], progress: Progress
-) -> Iterator[Path | None]:
+def _stage(folder: Path, fingerprint: Mapping[str, Any]) -> Iterator[Path | None]:
     """Yields the working folder of a stage to be done, or None if its artefact is there.
 
     Seconds and peak memory of the process are kept beside the result.
     """
-    folder = folder_of(stage, name, fingerprint)
     if open_artefact(folder) is not None:
         yield None
         return
@@ -323,4 +418,4 @@ def _stage(
             "seconds": round(time.perf_counter() - start, 3),
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
-        write_json(working / "cost.json", cost)
+        write_json(working / COST, cost)

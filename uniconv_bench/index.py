@@ -7,6 +7,7 @@ returns. Knows nothing of models or tasks.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from uniconv_bench.cards import Bm25Settings
@@ -60,8 +61,8 @@ class Bm25Index:
         import bm25s
 
         self._ids = list(corpus.ids)
-        self._tokenise = lambda texts: bm25s.tokenize(texts, stopwords="en", show_progress=False)
-        self._index = bm25s.BM25(k1=settings.k1, b=settings.b, method="lucene")
+        self._tokenise: Any = partial(bm25s.tokenize, stopwords="en", show_progress=False)
+        self._index: Any = bm25s.BM25(k1=settings.k1, b=settings.b, method="lucene")
         self._index.index(self._tokenise([p.contents for p in corpus]), show_progress=False)
 
     def search(self, query: str, depth: int) -> Ranking:
@@ -73,9 +74,5 @@ class Bm25Index:
         if not terms:
             return []
         scores = self._index.get_scores(terms).astype(np.float32)
-        best = sorted(
-            (-float(scores[i]), self._ids[i]) for i in np.flatnonzero(scores > 0)
-        )[:depth]
+        best = sorted((-float(scores[i]), self._ids[i]) for i in np.flatnonzero(scores > 0))[:depth]
         return [(pid, -score) for score, pid in best]
-
-

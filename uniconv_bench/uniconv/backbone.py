@@ -40,6 +40,8 @@ class Backbone:
     title: str
     role: str
     licence: str
+    parameters: int = 135_000_000
+    """How many, about; of a local folder it is not known."""
     note: str = ""
     hub: str | None = None
     distribution: str | None = None

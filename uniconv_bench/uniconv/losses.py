@@ -5,7 +5,7 @@ Knows tensors and a decoder; nothing of tasks, cards or training loops.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,9 @@ def embed(model: Any, rows: Sequence[Sequence[int]], pad: int) -> Tensor:
     return functional.normalize(pooled.float(), dim=-1)
 
 
-def info_nce(queries: Tensor, candidates: Tensor, positive: Tensor, allowed: Tensor, tau: float) -> Tensor:
+def info_nce(
+    queries: Tensor, candidates: Tensor, positive: Tensor, allowed: Tensor, tau: float
+) -> Tensor:
     """Mean of -log softmax(cos / tau) at the positive.
 
     Args:
@@ -104,8 +106,10 @@ def info_nce(queries: Tensor, candidates: Tensor, positive: Tensor, allowed: Ten
     return functional.cross_entropy(scores.masked_fill(~keep, float("-inf")), positive)
 
 
-def response_nll(model: Any, prompts: list[list[int]], responses: list[list[int]], pad: int) -> Tensor:
-    """Negative log-likelihood per response token, averaged over the tokens of the batch."""
+def response_nll(
+    model: Any, prompts: list[list[int]], responses: list[list[int]], pad: int
+) -> Tensor:
+    """Negative log-likelihood of the responses, summed over their tokens."""
     rows = [p + r for p, r in zip(prompts, responses, strict=True)]
     states = hidden_states(model, rows, pad)
     before, labels = [], []
@@ -114,12 +118,20 @@ def response_nll(model: Any, prompts: list[list[int]], responses: list[list[int]
         before.append(states[i, len(prompt) - 1 : len(prompt) + len(response) - 1])
         labels += response
     logits = model.get_output_embeddings()(torch.cat(before)).float()
-    return functional.cross_entropy(logits, torch.tensor(labels, device=logits.device))
+    target = torch.tensor(labels, device=logits.device)
+    return functional.cross_entropy(logits, target, reduction="sum")
 
 
-def joint_loss(model: Any, batch: Batch, weights: Weights, pad: int) -> tuple[Tensor, dict[str, float]]:
-    """The weighted sum and its terms; a term whose supervision the batch lacks is left out."""
-    terms: dict[str, tuple[float, Tensor]] = {}
+def loss_terms(
+    model: Any, batch: Batch, weights: Weights, pad: int, turns_at_once: int = 8
+) -> Iterator[tuple[str, float, Tensor]]:
+    """(name, weight, loss) of every term, one forward pass after the other.
+
+    The terms add up, so a caller that runs backward on each before asking for the next has the
+    gradients of the joint loss at the memory of its largest term. L_G is a mean over the response
+    tokens of the whole batch, brought in parts of `turns_at_once` turns. A term whose supervision
+    the batch lacks is left out.
+    """
     device = model.device
     judged = [i for i, position in enumerate(batch.positives) if position is not None]
     if weights.retrieval and judged:
@@ -128,11 +140,16 @@ def joint_loss(model: Any, batch: Batch, weights: Weights, pad: int) -> tuple[Te
         candidates = embed(model, batch.candidates, pad)
         allowed = batch.allowed[judged].to(device)
         loss = info_nce(queries, candidates, positive, allowed, weights.temperature)
-        terms["retrieval"] = (weights.retrieval, loss)
+        yield "retrieval", weights.retrieval, loss
     answered = [(p, r) for p, r in zip(batch.prompts, batch.responses, strict=True) if r]
     if weights.generation and answered:
-        loss = response_nll(model, [p for p, _ in answered], [r for _, r in answered], pad)
-        terms["generation"] = (weights.generation, loss)
+        # Like lengths together, so that little is padded.
+        answered.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
+        tokens = sum(len(response) for _, response in answered)
+        for start in range(0, len(answered), turns_at_once):
+            prompts, responses = zip(*answered[start : start + turns_at_once], strict=True)
+            total = response_nll(model, list(prompts), list(responses), pad)
+            yield "generation", weights.generation, total / tokens
     grounded = [i for i, anchor in enumerate(batch.anchors) if anchor is not None]
     if weights.cii and len(grounded) > 1:
         anchors = embed(model, [batch.anchors[i] or [] for i in grounded], pad)
@@ -140,6 +157,4 @@ def joint_loss(model: Any, batch: Batch, weights: Weights, pad: int) -> tuple[Te
         allowed = batch.distinct[grounded][:, grounded].to(device)
         own = torch.arange(len(grounded), device=device)
         loss = info_nce(anchors, targets, own, allowed, weights.cii_temperature)
-        terms["cii"] = (weights.cii, loss)
-    total = torch.stack([weight * loss for weight, loss in terms.values()]).sum()
-    return total, {name: float(loss.detach()) for name, (_, loss) in terms.items()}
+        yield "cii", weights.cii, loss

@@ -12,7 +12,7 @@ from uniconv_bench.cards import Training
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.index import Bm25Index
 from uniconv_bench.metrics import normalise
-from uniconv_bench.prompts import PromptFormat
+from uniconv_bench.prompts import History, PromptFormat
 from uniconv_bench.system import Progress
 from uniconv_bench.task import Task
 from uniconv_bench.uniconv.losses import Batch
@@ -91,8 +91,9 @@ def groups(
 ) -> list[list[Example]]:
     """The turns of each optimiser step of an epoch: a function of its arguments alone.
 
-    Each group holds turns of one task, so that its other passages are negatives of the same corpus;
-    the order of groups mixes the tasks. A last group of a single turn is dropped: it has no contrast.
+    Each group holds turns of one task, so that its other passages are negatives of the same
+    corpus; the order of groups mixes the tasks. A last group of one turn is dropped: it has no
+    contrast.
     """
     shuffle = random.Random(f"{training.seed}:{epoch}")
     found: list[list[Example]] = []
@@ -129,7 +130,7 @@ def make_batch(
     responses = [None if e.response is None else form.response(e.response) for e in group]
     said = [None if e.response is None else normalise(e.response) for e in group]
     distinct = torch.tensor([[a != b for b in said] for a in said])
-    history = "session" if training.cii_input == "session+passage" else "query"
+    history: History = "session" if training.cii_input == "session+passage" else "query"
     paired = [p is not None and e.response is not None for p, e in zip(chosen, group, strict=True)]
     return Batch(
         queries=[form.query(e.turn) for e in group],
@@ -156,7 +157,7 @@ def make_batch(
 def _evidence(
     example: Example, gold: Passage | None, training: Training, shuffle: random.Random
 ) -> list[Passage]:
-    """Passages shown to L_G. A response standing in for its passage is never shown: it is the answer."""
+    """Passages shown to L_G. A response that stands in for its passage is not: it is the answer."""
     if training.generation_input == "session" or training.ddm == "response_as_passage":
         return []
     near = min(training.generation_passages, len(example.negatives))

@@ -49,9 +49,7 @@ class _Decoder:
         """(model, prompt format)."""
         from uniconv_bench.prompts import PromptFormat
 
-        model, tokenizer = load_decoder(
-            self.backbone, self.inference.dtype, self.adapter, progress
-        )
+        model, tokenizer = load_decoder(self.backbone, self.inference.dtype, self.adapter, progress)
         limits = (self.inference.session_tokens, self.inference.passage_tokens)
         return model, PromptFormat(tokenizer, *limits)
 

@@ -6,12 +6,15 @@ that was not.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
+import platform
 import random
 import shutil
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,9 +78,8 @@ def train_adapter(
     """
     import torch
     from accelerate import Accelerator
-    from accelerate.utils import set_seed
 
-    from uniconv_bench.uniconv.losses import Weights, joint_loss
+    from uniconv_bench.uniconv.losses import Weights, loss_terms
     from uniconv_bench.uniconv.mixture import examples, groups, make_batch
 
     form = PromptFormat(
@@ -85,10 +87,13 @@ def train_adapter(
     )
     data = {task.card.name: examples(task, training, progress) for task in tasks}
     plan = [(e, g) for e in range(training.epochs) for g in groups(data, training, e)]
+    plan = plan[: training.max_steps]
     if not plan:
         raise UserError(f"nothing to train {name} on", mend="give its card tasks with train turns")
-    accelerator = Accelerator(cpu=device() == "cpu")
-    set_seed(training.seed)
+    _keep_freed_memory()
+    mixed = "bf16" if training.dtype == "bfloat16" else "no"
+    accelerator = Accelerator(cpu=device() == "cpu", mixed_precision=mixed)
+    torch.manual_seed(training.seed)
     model = adapted(load_model(backbone, training.dtype, progress), training)
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     optimiser = torch.optim.AdamW(
@@ -108,15 +113,23 @@ def train_adapter(
         advance(len(log))
         for step, (epoch, group) in enumerate(plan[len(log) :], len(log)):
             start = time.perf_counter()
-            set_seed(training.seed * 1_000_003 + step)
+            torch.manual_seed(training.seed * 1_000_003 + step)  # dropout
             rate = learning_rate(step, len(plan), training)
             for settings in optimiser.param_groups:
                 settings["lr"] = rate
             batch = make_batch(group, training, form, random.Random(f"{training.seed}:{step}"))
-            loss, terms = joint_loss(accelerator.unwrap_model(model), batch, weights, form.end)
-            accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(list(parameters.values()), training.clip)
-            if not math.isfinite(float(loss)) or not math.isfinite(float(norm)):
+            terms: dict[str, float] = defaultdict(float)
+            passes = loss_terms(accelerator.unwrap_model(model), batch, weights, form.end)
+            while True:
+                with accelerator.autocast():  # forward alone; backward follows its dtypes
+                    found = next(passes, None)
+                if found is None:
+                    break
+                term, weight, loss = found
+                accelerator.backward(weight * loss)
+                terms[term] += loss.item()
+            norm = accelerator.clip_grad_norm_(list(parameters.values()), training.clip).item()
+            if not math.isfinite(norm):
                 raise UserError(
                     f"training of {name} diverged at step {step}",
                     mend="lower learning_rate on its card",
@@ -129,7 +142,7 @@ def train_adapter(
                     "step": step,
                     "epoch": epoch,
                     **{key: round(value, 5) for key, value in terms.items()},
-                    "gradient_norm": round(float(norm), 4),
+                    "gradient_norm": round(norm, 4),
                     "learning_rate": rate,
                     "tokens": batch.tokens,
                     "seconds": round(seconds, 3),
@@ -146,6 +159,7 @@ def train_adapter(
         "steps": len(plan),
         "tokens": sum(row["tokens"] for row in log),
         "seconds": round(sum(row["seconds"] for row in log), 1),
+        "peak_memory_bytes": _peak_memory(),
         "libraries": {"torch": torch.__version__, "peft": _version("peft")},
         "trainable_parameters": sum(p.numel() for p in parameters.values()),
         "log": log,
@@ -215,9 +229,7 @@ def _checkpoint(
     os.replace(fresh, working / CHECKPOINT)  # noqa: PTH105 (a folder)
 
 
-def _resume(
-    working: Path, parameters: dict[str, Tensor], optimiser: Any
-) -> list[dict[str, Any]]:
+def _resume(working: Path, parameters: dict[str, Tensor], optimiser: Any) -> list[dict[str, Any]]:
     """Loads the last checkpoint into parameters and optimiser; its log, or an empty one."""
     import torch
     from safetensors.torch import load_file
@@ -256,12 +268,35 @@ def _save(model: Any, backbone: Backbone, working: Path) -> None:
     (working / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
 
 
+def _keep_freed_memory() -> None:
+    """Has glibc keep freed activations for the next pass in place of handing them to the kernel.
+
+    They are gigabytes, freed and asked for again several times a step; faulting the pages in anew
+    was seen to take longer than the arithmetic.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: large blocks from the heap too
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks
+
+
 def _device_name() -> str:
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"cpu, {torch.get_num_threads()} threads"
+
+
+def _peak_memory() -> int:
+    """Of the device that trained: CUDA's allocator, else this process."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _version(name: str) -> str:

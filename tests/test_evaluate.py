@@ -1,0 +1,231 @@
+"""The pipeline on a tiny random backbone: stages, cache, resume, provenance, third parties."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from uniconv_bench import evaluate, files
+from uniconv_bench.errors import UserError
+from uniconv_bench.files import digest_of_file, read_jsonl
+from uniconv_bench.progress import Silent
+from uniconv_bench.records import read_record
+from uniconv_bench.runs import read_answers, read_run
+from uniconv_bench.system import Answer
+
+CARD = """
+name = "tiny"
+title = "Tiny"
+description = "A random backbone, for tests."
+backbone = { sample = "random-tiny" }
+retriever = { kind = "bm25", query = "session" }
+generator = { kind = "llm" }
+inference = { top_k = 1, session_tokens = 200, passage_tokens = 100 }
+"""
+CUSTOM = """
+name = "parrot"
+title = "Parrot"
+description = "Somebody else's code beside the card."
+retriever = { kind = "parrot:First", settings = { count = 2 } }
+generator = { kind = "parrot:Echo" }
+"""
+CODE = '''
+from uniconv_bench.system import Answer
+
+class First:
+    def __init__(self, settings, context):
+        self.count = settings["count"]
+    def fingerprint(self):
+        return {"count": self.count}
+    def retrieve(self, turns, corpus, depth, progress):
+        for turn in turns:
+            yield turn.turn_id, [(corpus.ids[i], float(-i)) for i in range(self.count)]
+
+class Echo:
+    def __init__(self, settings, context):
+        pass
+    def fingerprint(self):
+        return {}
+    def generate(self, turns, evidence, progress):
+        for turn in reversed(turns):
+            yield Answer(turn.turn_id, evidence[turn.turn_id][0].text)
+'''
+
+
+@pytest.fixture
+def card(tmp_path: Path, private_cache: Path) -> str:
+    path = tmp_path / "tiny.toml"
+    path.write_text(CARD)
+    return str(path)
+
+
+def run(system: str, **options: Any) -> Any:
+    defaults: dict[str, Any] = {"limit": 4, "results": None, "progress": Silent()}
+    return evaluate.run("qrecc", system, "sample", **(defaults | options))
+
+
+def test_a_record_says_what_was_run(card: str, tmp_path: Path) -> None:
+    record, path = run(card, results=tmp_path / "results")
+    assert record == read_record(path)
+    assert not (tmp_path / "results").exists()  # a limited run is no result
+    assert (record.task.name, record.task.profile, record.task.split) == ("qrecc", "sample", "test")
+    assert record.system.backbone == "random-tiny"
+    assert record.limit == record.counts.turns == 4
+    assert {s.metric for s in record.scores} == {"ndcg@3", "recall@10", "mrr", "f1"}
+    assert set(record.provenance.seconds) == {"retrieval", "answers", "scores"}
+    found = evaluate.outputs(record)
+    assert digest_of_file(found["run.trec"]) == record.digests.run
+    assert len(read_answers(found["answers.jsonl"])) == 4
+
+
+def test_equal_runs_give_equal_files_and_the_second_does_nothing(
+    card: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first, path = run(card)
+
+    def forbidden(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("worked although everything is cached")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("uniconv_bench.uniconv.parts.load_decoder", forbidden)
+        patch.setattr("uniconv_bench.index.Bm25Index.__init__", forbidden)
+        patch.setattr("uniconv_bench.metrics.score_run", forbidden)
+        assert run(card) == (first, path)
+        assert not any(evaluate.estimate("qrecc", card, "sample", 4).values())
+    monkeypatch.setenv("UNICONV_BENCH_CACHE", str(tmp_path / "elsewhere"))
+    assert any(evaluate.estimate("qrecc", card, "sample", 4).values())
+    again, _ = run(card)
+    assert again.digests == first.digests
+    assert again.scores == first.scores
+
+
+def test_a_changed_setting_redoes_only_what_depends_on_it(card: str) -> None:
+    first, _ = run(card)
+    Path(card).write_text(CARD.replace("top_k = 1", "top_k = 2"))
+    second, _ = run(card)
+    assert second.digests.run == first.digests.run
+    assert len(list((files.cache_dir() / "retrieval").iterdir())) == 1
+    assert len(list((files.cache_dir() / "answers").iterdir())) == 2
+
+
+def test_answers_go_on_where_a_stopped_run_was(
+    card: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole, _ = run(card)
+    monkeypatch.setenv("UNICONV_BENCH_CACHE", str(tmp_path / "stopped"))
+    asked: list[int] = []
+    from uniconv_bench.uniconv.parts import LlmGenerator
+
+    generate = LlmGenerator.generate
+
+    def stops(self: Any, turns: Any, evidence: Any, progress: Any) -> Iterator[Answer]:
+        asked.append(len(turns))
+        for count, answer in enumerate(generate(self, turns, evidence, progress)):
+            if len(asked) == 1 and count == 2:
+                raise KeyboardInterrupt
+            yield answer
+
+    monkeypatch.setattr(LlmGenerator, "generate", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run(card)
+    (partial,) = (tmp_path / "stopped" / "answers").glob("*.partial/answers.partial")
+    with partial.open("a") as stream:
+        stream.write('{"turn_id": "torn')  # as a killed process may leave it
+    resumed, _ = run(card)
+    assert asked == [4, 2]
+    assert resumed.digests == whole.digests
+
+
+def test_a_changed_cache_file_is_refused_by_name(card: str) -> None:
+    record, _ = run(card)
+    path = evaluate.outputs(record)["run.trec"]
+    path.write_text(path.read_text().replace("\t1\t", "\t2\t", 1))
+    with pytest.raises(UserError, match=r"corrupted cache file.*run\.trec.*delete the folder"):
+        run(card)
+
+
+def test_code_beside_a_card_is_a_system(tmp_path: Path, private_cache: Path) -> None:
+    (tmp_path / "parrot.toml").write_text(CUSTOM)
+    (tmp_path / "parrot.py").write_text(CODE)
+    record, _ = run(str(tmp_path / "parrot.toml"))
+    assert record.system.backbone is None
+    found = evaluate.outputs(record)
+    assert {len(r) for r in read_run(found["run.trec"]).values()} == {2}
+    ids = [row["turn_id"] for _, row in read_jsonl(found["answers.jsonl"])]
+    assert ids == sorted(ids, key=[t.turn_id for t in _turns()].index)  # in the task's order
+
+
+def test_a_retriever_that_invents_a_passage_is_refused(tmp_path: Path, private_cache: Path) -> None:
+    (tmp_path / "parrot.toml").write_text(CUSTOM)
+    (tmp_path / "parrot.py").write_text(CODE.replace("(corpus.ids[i], ", '(f"none{i}", '))
+    with pytest.raises(UserError, match="none0"):
+        run(str(tmp_path / "parrot.toml"))
+
+
+def test_no_passages_has_no_retrieval_score(tmp_path: Path, private_cache: Path) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text(CARD.replace('{ kind = "bm25", query = "session" }', '{ kind = "none" }'))
+    record, _ = run(str(path))
+    assert [s.metric for s in record.scores] == ["f1"]
+    assert record.digests.run is None
+
+
+def test_gold_passages_score_one(tmp_path: Path, private_cache: Path) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text(CARD.replace('{ kind = "bm25", query = "session" }', '{ kind = "gold" }'))
+    record, _ = run(str(path))
+    assert {s.mean for s in record.scores if s.stage == "retrieval"} == {1.0}
+
+
+def test_a_limit_below_one_and_a_missing_backbone_are_refused(card: str) -> None:
+    with pytest.raises(UserError, match="--limit 0"):
+        run(card, limit=0)
+    with pytest.raises(UserError, match="no backbone for profile full"):
+        evaluate.run("qrecc", card, "full", results=None, progress=Silent())
+
+
+def test_an_adapter_is_trained_once_and_found_again(
+    tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text(
+        CARD.replace('kind = "llm"', 'kind = "llm", adapter = "a"')
+        + '[adapters.a]\ntasks = ["qrecc"]\nbatch_size = 200\nepochs = 1\ndtype = "float32"\n'
+        + "hard_negatives = 0\nlora = { r = 2 }\n"
+        + "losses = { retrieval = 0.0, generation = 1.0, cii = 0.0 }\n"
+    )
+    (folder,) = evaluate.train(str(path), "sample", progress=Silent()).values()
+    report = json.loads((folder / "training.json").read_text())
+    assert report["steps"] == 2
+    assert evaluate.train(str(path), "sample", progress=Silent())["a"] == folder
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "uniconv_bench.uniconv.training.train_adapter",
+            lambda *args: (_ for _ in ()).throw(InterruptedError),
+        )
+        with pytest.raises(InterruptedError):
+            evaluate.train(str(path), "sample", retrain=True, progress=Silent())
+    record, _ = run(str(path))
+    assert record.system.adapters == {"a": digest_of_file(folder / "adapter_model.safetensors")}
+    assert "train a" in record.provenance.seconds
+
+
+def _turns() -> Sequence[Any]:
+    from uniconv_bench.task import load_task
+
+    return load_task("qrecc", "sample", progress=Silent()).turns()
+
+
+def test_shipped_adapter_fits_its_card(private_cache: Path) -> None:
+    from uniconv_bench.assembly import Setup
+
+    folder = Setup.of("uniconv", "sample", Silent()).find_adapter("joint")
+    assert folder is not None, "retrain and ship: the card, the sample or the prompts changed"
+    weights = folder / "adapter_model.safetensors"
+    assert weights.stat().st_size < 10_000_000
+    config: Mapping[str, Any] = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "smollm2-135m"

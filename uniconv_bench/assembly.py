@@ -1,0 +1,160 @@
+"""A system's card made runnable: its adapters found or trained, its retriever and generator built.
+
+Knows registry, backbones and training; nothing of runs, scores or records.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from uniconv_bench.cards import CustomPart, Profile, SystemCard
+from uniconv_bench.errors import UserError
+from uniconv_bench.files import folder_of, new_artefact, open_artefact
+from uniconv_bench.registry import adapter_folders, resolve, system_card
+from uniconv_bench.system import Context, Progress
+from uniconv_bench.task import Task, load_task
+from uniconv_bench.uniconv.backbone import Backbone, find_backbone
+
+PASSAGE_TOKENS, SESSION_TOKENS = 75, 110
+"""Typical lengths, for estimates of time alone."""
+WEIGHTS = "adapter_model.safetensors"
+PARTS = {
+    "dense": "uniconv_bench.uniconv.parts:DenseRetriever",
+    "llm": "uniconv_bench.uniconv.parts:LlmGenerator",
+    "bm25": "uniconv_bench.baselines.bm25:Bm25Retriever",
+    "encoder": "uniconv_bench.baselines.encoder:EncoderRetriever",
+    "gold": "uniconv_bench.baselines.bounds:Bound",
+    "none": "uniconv_bench.baselines.bounds:Bound",
+}
+"""Kinds of retriever and generator that cards can name -> the class behind each."""
+
+
+@dataclass
+class Setup:
+    """One system on one profile: its card, its backbone, and where its adapters are or will be."""
+
+    card: SystemCard
+    path: Path
+    profile: Profile
+    progress: Progress
+    adapters: dict[str, Path] = field(default_factory=dict)
+
+    @staticmethod
+    def of(system: str, profile: Profile, progress: Progress) -> Setup:
+        """A system by name or card path.
+
+        Raises:
+            UserError: no such card, a malformed one, or one without a backbone for the profile.
+        """
+        card, path = system_card(system)
+        if card.backbone and profile not in card.backbone:
+            raise UserError(
+                f"{card.name} names no backbone for profile {profile}",
+                where=path,
+                mend=f"add `{profile} = ...` under [backbone]",
+            )
+        return Setup(card, path, profile, progress)
+
+    @property
+    def backbone(self) -> Backbone | None:
+        """The pretrained weights of this profile."""
+        return find_backbone(self.card.backbone[self.profile]) if self.card.backbone else None
+
+    @cached_property
+    def _training_tasks(self) -> dict[str, Task]:
+        names = {name for training in self.card.adapters.values() for name in training.tasks}
+        return {n: load_task(n, self.profile, progress=self.progress) for n in sorted(names)}
+
+    def identity(self, name: str) -> dict[str, Any]:
+        """What the adapter of this name on the card has to be trained from."""
+        from uniconv_bench.uniconv.training import identity
+
+        if self.backbone is None:
+            raise UserError("adapters need a [backbone]", where=self.path)
+        training = self.card.adapters[name]
+        tasks = [self._training_tasks[task] for task in training.tasks]
+        return identity(self.backbone, training, self.card.inference, tasks)
+
+    def used_adapters(self) -> list[str]:
+        """Names of the adapters that retriever and generator ask for."""
+        parts = (self.card.retriever, self.card.generator)
+        named = (getattr(part, "adapter", None) for part in parts)
+        return sorted({name for name in named if name})
+
+    def find_adapter(self, name: str) -> Path | None:
+        """The cached or shipped adapter that fits the card, verified; None if there is none."""
+        wanted = self.identity(name)
+        cached = folder_of("adapters", name, wanted)
+        shipped = [f for root in adapter_folders() for f in sorted(root.glob("*")) if f.is_dir()]
+        for folder in (cached, *shipped):
+            if open_artefact(folder) == wanted:
+                return folder
+        return None
+
+    def training_tokens(self, name: str) -> float:
+        """About how many tokens training an adapter reads and learns from."""
+        training = self.card.adapters[name]
+        counts = (task.counts["splits"]["train"] for task in self._training_tasks.values())
+        turns = sum(count["turns"] for count in counts) * training.epochs
+        if training.max_steps:
+            turns = min(turns, training.max_steps * training.batch_size)
+        shown = training.generation_passages + 1
+        passes = {
+            "retrieval": SESSION_TOKENS + (1 + training.hard_negatives) * PASSAGE_TOKENS,
+            "generation": SESSION_TOKENS + shown * PASSAGE_TOKENS,
+            "cii": SESSION_TOKENS + PASSAGE_TOKENS,
+        }
+        weights = training.losses.model_dump()
+        return float(turns * sum(n for term, n in passes.items() if weights[term]))
+
+    def train(self, name: str) -> Path:
+        """Trains an adapter into the cache, going on from where a stopped training was."""
+        from uniconv_bench.uniconv.training import train_adapter
+
+        training = self.card.adapters[name]
+        identity = self.identity(name)
+        folder = folder_of("adapters", name, identity)
+        tasks = [self._training_tasks[task] for task in training.tasks]
+        assert self.backbone is not None
+        with new_artefact(folder, identity) as working:
+            train_adapter(
+                name, self.backbone, training, self.card.inference, tasks, working, self.progress
+            )
+        return folder
+
+    def part(self, which: str, task: Task) -> Any:
+        """The card's `retriever` or `generator`, built for a task."""
+        table = getattr(self.card, which)
+        custom = isinstance(table, CustomPart)
+        target = resolve(table.kind if custom else PARTS[table.kind], self.path.parent)
+        backbone = self.card.backbone.get(self.profile, "")
+        context = Context(task.card, backbone, self.card.inference, self.adapters)
+        return target(table.settings if custom else table, context)
+
+    def fit(self, *, retrain: bool = False) -> dict[str, Path]:
+        """Adapter name -> folder, for every adapter in use; trains only what does not fit.
+
+        Args:
+            retrain: train anew even where a fitting adapter is cached or shipped.
+        """
+        for name in self.used_adapters():
+            found = None if retrain else self.find_adapter(name)
+            self.adapters[name] = found or self.train(name)
+        return self.adapters
+
+
+def rates(backbone: Backbone | None) -> tuple[float, float]:
+    """(tokens read a second, tokens trained on a second) on this machine, to a factor of two.
+
+    A core of a current server was seen to read 400 and train 220 tokens a second of a backbone of
+    135 M parameters; one GPU does the work of some hundred cores.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+    workers = 200 if shutil.which("nvidia-smi") else cores
+    size = (backbone.parameters if backbone else 135_000_000) / 135_000_000
+    return 400 * workers / size, 220 * workers / size
