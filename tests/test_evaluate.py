@@ -33,7 +33,7 @@ description = "Somebody else's code beside the card."
 retriever = { kind = "parrot:First", settings = { count = 2 } }
 generator = { kind = "parrot:Echo" }
 """
-CODE = '''
+CODE = """
 from uniconv_bench.system import Answer
 
 class First:
@@ -53,7 +53,7 @@ class Echo:
     def generate(self, turns, evidence, progress):
         for turn in reversed(turns):
             yield Answer(turn.turn_id, evidence[turn.turn_id][0].text)
-'''
+"""
 
 
 @pytest.fixture
