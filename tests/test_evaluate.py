@@ -194,7 +194,7 @@ def test_an_adapter_is_trained_once_and_found_again(
     path = tmp_path / "tiny.toml"
     path.write_text(
         CARD.replace('kind = "llm"', 'kind = "llm", adapter = "a"')
-        + '[adapters.a]\ntasks = ["qrecc"]\nbatch_size = 200\nepochs = 1\ndtype = "float32"\n'
+        + '[adapters.a]\ntasks = ["qrecc"]\nbatch_size = 4\nmax_steps = 2\ndtype = "float32"\n'
         + "hard_negatives = 0\nlora = { r = 2 }\n"
         + "losses = { retrieval = 0.0, generation = 1.0, cii = 0.0 }\n"
     )
