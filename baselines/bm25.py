@@ -8,6 +8,7 @@ from typing import Any
 
 from uniconv_bench.cards import Bm25Retriever as Bm25Card
 from uniconv_bench.conversation import Turn
+from uniconv_bench.files import digest_of_code
 from uniconv_bench.index import Bm25Index
 from uniconv_bench.system import Context, Corpus, Progress, Ranking
 
@@ -26,6 +27,7 @@ class Bm25Retriever:
             "query": self._query,
             **self._settings.model_dump(),
             "bm25s": metadata.version("bm25s"),
+            "code": digest_of_code("index"),
         }
 
     def retrieve(
