@@ -15,7 +15,7 @@ from typing import Any, get_args
 import pytest
 from test_records import make_record
 
-from uniconv_bench import cli, evaluate
+from uniconv_bench import cli, estimate, evaluate
 from uniconv_bench.cards import PROFILES
 from uniconv_bench.commands import shared
 from uniconv_bench.errors import UserError
@@ -177,7 +177,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
         def fail(*args: Any, **kwargs: Any) -> Any:
             raise error
 
-        monkeypatch.setattr(evaluate, "estimate", lambda *args, **kwargs: {})
+        monkeypatch.setattr(estimate, "estimate", lambda *args, **kwargs: {})
         monkeypatch.setattr(evaluate, "train", fail)
 
     return plant
@@ -369,7 +369,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dict
     for stage in ("train", "retrieve", "generate", "run"):
         monkeypatch.setattr(evaluate, stage, fake(stage))
     seconds = {"train": 0.0, "retrieve": 20.0, "generate": 300.0}
-    monkeypatch.setattr(evaluate, "estimate", lambda *args: seconds)
+    monkeypatch.setattr(estimate, "estimate", lambda *args: seconds)
     return noted
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from uniconv_bench import evaluate, files
 from uniconv_bench.errors import UserError
+from uniconv_bench.estimate import estimate
 from uniconv_bench.files import digest_of_file, read_jsonl
 from uniconv_bench.progress import Silent
 from uniconv_bench.records import read_record
@@ -95,9 +96,9 @@ def test_equal_runs_give_equal_files_and_the_second_does_nothing(
         patch.setattr("uniconv_bench.index.Bm25Index.__init__", forbidden)
         patch.setattr("uniconv_bench.metrics.score_run", forbidden)
         assert run(card) == (first, path)
-        assert not any(evaluate.estimate("qrecc", card, "sample", 4).values())
+        assert not any(estimate("qrecc", card, "sample", 4).values())
     monkeypatch.setenv("UNICONV_BENCH_CACHE", str(tmp_path / "elsewhere"))
-    assert any(evaluate.estimate("qrecc", card, "sample", 4).values())
+    assert any(estimate("qrecc", card, "sample", 4).values())
     again, _ = run(card)
     assert again.digests == first.digests
     assert again.scores == first.scores

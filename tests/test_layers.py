@@ -24,7 +24,7 @@ LAYERS = (
     {"uniconv"},
     {"assembly"},
     {"evaluate", "reproduce", "tables", "plots", "submission", "leaderboard"},
-    {"experiments"},
+    {"experiments", "estimate"},
     {"display", "doctor"},
     {"commands"},
     {"cli"},

@@ -5,8 +5,6 @@ Knows registry, backbones and training; nothing of runs, scores or records.
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +18,6 @@ from uniconv_bench.system import Context, Progress
 from uniconv_bench.task import Task, load_task
 from uniconv_bench.uniconv.backbone import Backbone, find_backbone
 
-PASSAGE_TOKENS, SESSION_TOKENS = 75, 110
-"""Typical lengths, for estimates of time alone."""
 WEIGHTS = "adapter_model.safetensors"
 PARTS = {
     "dense": "uniconv_bench.uniconv.parts:DenseRetriever",
@@ -66,7 +62,8 @@ class Setup:
         return find_backbone(self.card.backbone[self.profile]) if self.card.backbone else None
 
     @cached_property
-    def _training_tasks(self) -> dict[str, Task]:
+    def training_tasks(self) -> dict[str, Task]:
+        """The tasks whose training sets the card's adapters mix, by name."""
         names = {name for training in self.card.adapters.values() for name in training.tasks}
         return {n: load_task(n, self.profile, progress=self.progress) for n in sorted(names)}
 
@@ -77,7 +74,7 @@ class Setup:
         if self.backbone is None:
             raise UserError("adapters need a [backbone]", where=self.path)
         training = self.card.adapters[name]
-        tasks = [self._training_tasks[task] for task in training.tasks]
+        tasks = [self.training_tasks[task] for task in training.tasks]
         return identity(self.backbone, training, self.card.inference, tasks)
 
     def used_adapters(self) -> list[str]:
@@ -96,22 +93,6 @@ class Setup:
                 return folder
         return None
 
-    def training_tokens(self, name: str) -> float:
-        """About how many tokens training an adapter reads and learns from."""
-        training = self.card.adapters[name]
-        counts = (task.counts["splits"]["train"] for task in self._training_tasks.values())
-        turns = sum(count["turns"] for count in counts) * training.epochs
-        if training.max_steps:
-            turns = min(turns, training.max_steps * training.batch_size)
-        shown = training.generation_passages + 1
-        passes = {
-            "retrieval": SESSION_TOKENS + (1 + training.hard_negatives) * PASSAGE_TOKENS,
-            "generation": SESSION_TOKENS + shown * PASSAGE_TOKENS,
-            "cii": SESSION_TOKENS + PASSAGE_TOKENS,
-        }
-        weights = training.losses.model_dump()
-        return float(turns * sum(n for term, n in passes.items() if weights[term]))
-
     def train(self, name: str) -> Path:
         """Trains an adapter into the cache, going on from where a stopped training was."""
         from uniconv_bench.uniconv.training import train_adapter
@@ -119,7 +100,7 @@ class Setup:
         training = self.card.adapters[name]
         identity = self.identity(name)
         folder = folder_of("adapters", name, identity)
-        tasks = [self._training_tasks[task] for task in training.tasks]
+        tasks = [self.training_tasks[task] for task in training.tasks]
         assert self.backbone is not None
         with new_artefact(folder, identity) as working:
             train_adapter(
@@ -146,15 +127,3 @@ class Setup:
             found = None if retrain else self.find_adapter(name)
             self.adapters[name] = found or self.train(name)
         return self.adapters
-
-
-def rates(backbone: Backbone | None) -> tuple[float, float]:
-    """(tokens read a second, tokens trained on a second) on this machine, to a factor of two.
-
-    A core of a current server was seen to read 400 and train 220 tokens a second of a backbone of
-    135 M parameters; one GPU does the work of some hundred cores.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-    workers = 200 if shutil.which("nvidia-smi") else cores
-    size = (backbone.parameters if backbone else 135_000_000) / 135_000_000
-    return 400 * workers / size, 220 * workers / size

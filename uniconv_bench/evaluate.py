@@ -19,13 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from uniconv_bench import metrics, records, runs
-from uniconv_bench.assembly import (
-    PASSAGE_TOKENS,
-    SESSION_TOKENS,
-    WEIGHTS,
-    Setup,
-    rates,
-)
+from uniconv_bench.assembly import WEIGHTS, Setup
 from uniconv_bench.cards import Profile
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.errors import UserError
@@ -40,7 +34,6 @@ from uniconv_bench.files import (
     write_json,
     write_jsonl,
 )
-from uniconv_bench.progress import Silent
 from uniconv_bench.records import ResultRecord
 from uniconv_bench.system import Answer, Generator, Progress, Retriever
 from uniconv_bench.task import Task, load_task
@@ -345,41 +338,6 @@ def run(
     if results is None or limit is not None:
         return record, kept
     return record, records.write_record(record, records.record_path(results, record))
-
-
-def estimate(
-    task: str, system: str, profile: Profile, limit: int | None = None
-) -> dict[str, float]:
-    """Stage -> seconds still to be spent on this machine, roughly; 0 for what is cached.
-
-    From the sizes of data and backbone and what one core was seen to do (`assembly.rates`).
-    """
-    evaluation = Evaluation.of(task, system, profile, limit, Silent())
-    setup, counts = evaluation.setup, evaluation.task.counts
-    turns = len(evaluation.turns)
-    reading, training = rates(setup.backbone)
-    missing = [name for name in setup.used_adapters() if setup.find_adapter(name) is None]
-    todo = dict.fromkeys(("train", "retrieve", "generate", "score"), 0.0)
-    for name in missing:
-        todo["train"] += setup.training_tokens(name) / training
-    passages = counts["passages"] * PASSAGE_TOKENS
-    per_turn = SESSION_TOKENS + setup.card.inference.top_k * PASSAGE_TOKENS
-    writing = 5 * evaluation.task.card.answer_tokens  # batched, one token costs about five read
-    full = {
-        "retrieve": (passages + turns * SESSION_TOKENS) / reading,
-        "generate": turns * (per_turn + writing) / reading,
-        "score": 15.0,
-    }
-    if setup.card.retriever.kind in ("bm25", "gold", "none"):
-        full["retrieve"] = 1.0
-    if missing:
-        return todo | full
-    setup.fit()
-    done = evaluation.retrieval[0]
-    if not done.exists():
-        return todo | full
-    answered = evaluation.answering(done / RUN)[0]
-    return todo if answered.exists() else todo | {k: full[k] for k in ("generate", "score")}
 
 
 def outputs(record: ResultRecord) -> dict[str, Path]:

@@ -115,9 +115,9 @@ def announce(
     anew: bool = False,
 ) -> None:
     """Says what is about to be done and how long it may take on this machine."""
-    from uniconv_bench import evaluate
+    from uniconv_bench.estimate import estimate
 
-    seconds = evaluate.estimate(task, system, profile, limit)
+    seconds = estimate(task, system, profile, limit)
     parts = [f"{name} {_duration(s)}" for name, s in seconds.items() if s and only in (None, name)]
     cost = ", ".join(parts) or "all cached"
     if anew:
