@@ -23,11 +23,17 @@ from typing import Any
 
 from uniconv_bench.conversation import Conversation, Passage, Turn, Utterance
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import field, read_json, texts
+from uniconv_bench.files import field, texts
+from uniconv_bench.formats import locate, present, read_json
 
-SPLITS = ("train", "test")
+FILES = {split: (f"{split}.json",) for split in ("train", "test")}
 POOL = ("train", "valid", "test")
 WIZARD = "Wizard"
+
+
+def splits(raw: Path) -> tuple[str, ...]:
+    """The splits whose files are there."""
+    return present(raw, FILES)
 
 
 def conversations(raw: Path, split: str) -> Iterator[Conversation]:
@@ -53,7 +59,7 @@ def passages(raw: Path) -> Iterator[Passage]:
 
 
 def _dialogues(raw: Path, split: str) -> Iterator[tuple[int, list[tuple[str, Any]]]]:
-    path = raw / f"{split}.json"
+    path = locate(raw, f"{split}.json")
     dialogues = read_json(path)
     if not isinstance(dialogues, list):
         raise UserError("not a JSON array of dialogues", where=path)

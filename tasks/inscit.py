@@ -29,9 +29,10 @@ from typing import Any
 
 from uniconv_bench.conversation import Conversation, Kind, Passage, Turn, Utterance
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import field, read_json, texts
+from uniconv_bench.files import field, texts
+from uniconv_bench.formats import locate, present, read_json
 
-SPLITS = ("train", "test")
+FILES = {split: (f"{split}.json",) for split in ("train", "test")}
 CORPUS = "text_0420_processed"
 KINDS: dict[str, Kind] = {
     "directAnswer": "answer",
@@ -41,9 +42,14 @@ KINDS: dict[str, Kind] = {
 }
 
 
+def splits(raw: Path) -> tuple[str, ...]:
+    """The splits whose files are there."""
+    return present(raw, FILES)
+
+
 def conversations(raw: Path, split: str) -> Iterator[Conversation]:
     """Conversations in file order, named as in the file."""
-    path = raw / f"{split}.json"
+    path = locate(raw, *FILES[split])
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError("not a JSON object of conversations", where=path)

@@ -29,23 +29,29 @@ from typing import Any
 
 from uniconv_bench.conversation import Conversation, Passage, Turn, Utterance
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import field, read_json, read_jsonl
+from uniconv_bench.files import field
+from uniconv_bench.formats import locate, present, read_json, read_jsonl
 
-SPLITS = ("train", "test")
+FILES = {split: (f"preprocessed/{split}.txt",) for split in ("train", "test")}
 CANNOTANSWER = "CANNOTANSWER"
 NOTRECOVERED = "NOTRECOVERED"
 """Stands where the answer's paragraph could not be found again: not an answer."""
 
 
+def splits(raw: Path) -> tuple[str, ...]:
+    """The splits whose files are there."""
+    return present(raw, FILES)
+
+
 def conversations(raw: Path, split: str) -> Iterator[Conversation]:
     """Conversations in file order; a dialogue's lines stand together in the file."""
-    path = raw / "preprocessed" / f"{split}.txt"
-    qrels = read_json(raw / "qrels.txt")
+    path = locate(raw, *FILES[split])
+    qrels = read_json(locate(raw, "qrels.txt"))
     if not isinstance(qrels, dict):
         raise UserError("not a JSON object of judgements", where=raw / "qrels.txt")
-    several = raw / "quac_format" / f"{split}.txt"
     # Training questions have the one answer of their line.
-    references = {} if split == "train" else dict(_references(several))
+    several = None if split == "train" else locate(raw, f"quac_format/{split}.txt")
+    references = dict(_references(several)) if several else {}
 
     def rows() -> Iterator[tuple[str, int, Any, str]]:
         for line, row in read_jsonl(path):
@@ -61,7 +67,7 @@ def conversations(raw: Path, split: str) -> Iterator[Conversation]:
 
 def passages(raw: Path) -> Iterator[Passage]:
     """The blocks of `all_blocks.txt`."""
-    path = raw / "all_blocks.txt"
+    path = locate(raw, "all_blocks.txt")
     for line, row in read_jsonl(path):
         where = f"{path}, line {line}"
         passage_id, text = field(row, "id", str, where), field(row, "text", str, where)

@@ -25,19 +25,24 @@ from typing import Any
 
 from uniconv_bench.conversation import Conversation, Passage, Turn, Utterance
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import field, read_json, read_jsonl, texts
+from uniconv_bench.files import field, texts
+from uniconv_bench.formats import locate, present, read_json, read_jsonl
 
-SPLITS = ("train", "test")
 FILES = {
-    "train": "scai-qrecc21-training-turns.json",
-    "test": "scai-qrecc21-test-turns.json",
+    "train": ("scai-qrecc21-training-turns.json",),
+    "test": ("scai-qrecc21-test-turns.json",),
 }
 FOLDERS = ("commoncrawl", "wayback", "wayback-backfill")
 
 
+def splits(raw: Path) -> tuple[str, ...]:
+    """The splits whose files are there."""
+    return present(raw, FILES)
+
+
 def conversations(raw: Path, split: str) -> Iterator[Conversation]:
     """Conversations in file order; a conversation's turns stand together in the file."""
-    path = raw / FILES[split]
+    path = locate(raw, *FILES[split])
     rows = read_json(path)
     if not isinstance(rows, list):
         raise UserError("not a JSON array of turns", where=path)

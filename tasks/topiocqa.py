@@ -19,25 +19,28 @@ and the passage it names, from `full_wiki_segments.tsv` (tabs, CSV quoting):
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from uniconv_bench.conversation import Conversation, Passage, Turn, Utterance
-from uniconv_bench.errors import UserError
-from uniconv_bench.files import field, read_jsonl, texts
+from uniconv_bench.files import field, texts
+from uniconv_bench.formats import locate, present, read_jsonl, read_tsv
 
-SPLITS = ("train", "dev")
-FILES = {"train": "topiocqa_train.jsonl", "dev": "topiocqa_valid.jsonl"}
+FILES = {"train": ("topiocqa_train.jsonl",), "dev": ("topiocqa_valid.jsonl",)}
 CORPUS = "full_wiki_segments.tsv"
 UNANSWERABLE = "UNANSWERABLE"
 
 
+def splits(raw: Path) -> tuple[str, ...]:
+    """The splits whose files are there."""
+    return present(raw, FILES)
+
+
 def conversations(raw: Path, split: str) -> Iterator[Conversation]:
     """Conversations in file order; a conversation's turns stand together in the file."""
-    path = raw / FILES[split]
+    path = locate(raw, *FILES[split])
     turns = (_turn(row, f"{path}, line {number}") for number, row in read_jsonl(path))
     for conversation_id, group in groupby(turns, key=lambda turn: turn.conversation_id):
         yield Conversation(conversation_id, tuple(group))
@@ -45,19 +48,8 @@ def conversations(raw: Path, split: str) -> Iterator[Conversation]:
 
 def passages(raw: Path) -> Iterator[Passage]:
     """The passages of the corpus, `Page [SEP] Section` read as one title as the papers do."""
-    path = raw / CORPUS
-    if not path.is_file():
-        raise UserError("no such file", where=path)
-    csv.field_size_limit(1 << 30)
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = csv.reader(stream, delimiter="\t")
-        if next(rows, None) != ["id", "text", "title"]:
-            raise UserError("the first line is not the header id, text, title", where=path)
-        for row in rows:
-            if len(row) != 3:
-                what = f"{len(row)} columns instead of 3"
-                raise UserError(what, where=f"{path}, line {rows.line_num}")
-            yield Passage(row[0], row[1], title=row[2].replace(" [SEP] ", " "))
+    for _, (name, text, title) in read_tsv(locate(raw, CORPUS), ("id", "text", "title")):
+        yield Passage(name, text, title=title.replace(" [SEP] ", " "))
 
 
 def _turn(row: Any, where: str) -> Turn:

@@ -18,7 +18,7 @@ PACKAGE = "uniconv_bench"
 LAYERS = (
     {"errors"},
     {"files"},
-    {"conversation", "cards"},
+    {"conversation", "cards", "formats"},
     {"prompts", "system", "runs", "records", "registry", "progress"},
     {"prepare", "task", "index", "encode", "decode", "metrics"},
     {"uniconv"},
@@ -34,7 +34,7 @@ LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 SAME_UNIT = {"token_f1": "metrics"}
 """The `evaluate` module of token F1 is one thing with `metrics`, which goes through it."""
 ONLY = {
-    "tasks": {"errors", "files", "conversation"},
+    "tasks": {"errors", "files", "conversation", "formats"},
     "baselines": {
         *("errors", "files", "cards", "conversation", "prompts", "system"),
         *("index", "encode", "decode", "task", "uniconv"),

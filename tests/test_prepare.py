@@ -247,7 +247,8 @@ def test_a_wrong_data_folder_is_refused(kind: str, tmp_path: Path, private_cache
 THIRD_PARTY = '''
 """A task by path."""
 from uniconv_bench.conversation import Conversation, Passage, Turn
-SPLITS = ("test",)
+def splits(raw):
+    return ("test",)
 def conversations(raw, split):
     yield Conversation("a", (Turn({turn_id!r}, "a", 1, "why?", references=({reference!r},)),))
 def passages(raw):
@@ -298,7 +299,7 @@ def test_a_task_that_breaks_the_shape_is_refused(
 
 def test_a_test_split_that_is_none_is_refused(raw: Path, private_cache: Path) -> None:
     card, path = task_card("qrecc")
-    with pytest.raises(UserError, match="field test_split is 'dev'"):
+    with pytest.raises(UserError, match="no files of the split 'dev'"):
         prepare(card.model_copy(update={"test_split": "dev"}), path, "mini", raw, progress=Silent())
 
 

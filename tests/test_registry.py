@@ -54,7 +54,7 @@ def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (package / folder).mkdir(parents=True)
     (package / "__init__.py").write_text("")
     (package / "tasks" / "toy.toml").write_text(TASK)
-    (package / "tasks" / "toy.py").write_text("SPLITS = ('train', 'test')\n")
+    (package / "tasks" / "toy.py").write_text("def splits(raw):\n    return ('train', 'test')\n")
     (package / "baselines" / "base.toml").write_text(SYSTEM)
     metadata = tmp_path / "labplug-1.0.dist-info"
     metadata.mkdir()
@@ -78,7 +78,7 @@ def test_shipped_cards_are_valid_and_named_as_their_files() -> None:
     for name in registry.task_names():
         card, path = registry.task_card(name)
         assert card.name == name == path.stem
-        assert registry.task_module(path).__name__ == f"uniconv_bench.tasks.{name}"
+        assert registry.task_module(card, path).__name__ == f"uniconv_bench.tasks.{name}"
     for name in registry.system_names():
         card, path = registry.system_card(name)
         assert card.name == name == path.stem
@@ -91,9 +91,9 @@ def test_plugged_in_cards_are_found_by_name(plugged: Path) -> None:
     assert "base" in registry.system_names()
     card, path = registry.task_card("toy")
     assert (card.name, path) == ("toy", plugged / "tasks" / "toy.toml")
-    module = registry.task_module(path)
+    module = registry.task_module(card, path)
     assert module.__name__ == "labplug.tasks.toy"
-    assert module.SPLITS == ("train", "test")
+    assert module.splits(plugged) == ("train", "test")
 
 
 def test_unknown_name_suggests(plugged: Path) -> None:
@@ -115,11 +115,11 @@ def test_a_card_by_path_brings_its_module(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(TASK)
     card, path = registry.task_card(str(tmp_path / "mine.toml"))
     assert card.name == "toy"
-    assert "no module beside the card" in fails(registry.task_module, path)
-    (tmp_path / "mine.py").write_text("SPLITS = ('test',)\n")
-    module = registry.task_module(path)
-    assert module.SPLITS == ("test",)
-    assert registry.task_module(path) is module
+    assert "no module beside the card" in fails(registry.task_module, card, path)
+    (tmp_path / "mine.py").write_text("def splits(raw):\n    return ('test',)\n")
+    module = registry.task_module(card, path)
+    assert module.splits(tmp_path) == ("test",)
+    assert registry.task_module(card, path) is module
 
 
 def test_a_name_other_than_the_files_is_refused(plugged: Path) -> None:

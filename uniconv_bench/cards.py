@@ -77,6 +77,10 @@ class TaskCard(Card):
     metrics: tuple[str, ...]
     answer_tokens: Positive = 48
     """Most tokens that a generated answer may have."""
+    reader: str | None = None
+    """Name of the task whose module reads the raw files; none: the module beside this card."""
+    evidence: Literal["retrieved", "given"] = "retrieved"
+    """Whether systems retrieve what they answer from, or every turn's passages are given."""
     retrieval_setting: str
     """What is retrieved from what, in one sentence."""
     traps: tuple[str, ...] = ()

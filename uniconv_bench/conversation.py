@@ -47,6 +47,8 @@ class Turn:
         rewrite: a self-contained form of the query, where the dataset has one.
         kind: what the reference response does.
         topic: the dataset's topic label, if any (slices: topic switch).
+        given: ids of the passages that the dataset hands to every system, best first; for tasks
+            whose card says `evidence = "given"`.
     """
 
     turn_id: str
@@ -59,10 +61,14 @@ class Turn:
     rewrite: str | None = None
     kind: Kind = "answer"
     topic: str = ""
+    given: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object that `from_json` reads back."""
-        return asdict(self)
+        """A JSON object that `from_json` reads back; `given` only where there are some."""
+        row = asdict(self)
+        if not self.given:
+            del row["given"]
+        return row
 
     @staticmethod
     def from_json(row: Mapping[str, Any]) -> Turn:
@@ -71,6 +77,7 @@ class Turn:
         fields["history"] = tuple(Utterance(**u) for u in fields.get("history", ()))
         fields["references"] = tuple(fields.get("references", ()))
         fields["gold"] = tuple(fields.get("gold", ()))
+        fields["given"] = tuple(fields.get("given", ()))
         return Turn(**fields)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -29,7 +29,7 @@ from uniconv_bench.files import (
     read_json,
     write_json,
 )
-from uniconv_bench.registry import task_module
+from uniconv_bench.registry import task_module, task_source
 from uniconv_bench.system import Progress
 
 STAGE = "tasks"
@@ -78,17 +78,18 @@ def prepare(
     folder = folder_of(STAGE, f"{card.name}-{profile}", fingerprint)
     if not force and open_artefact(folder) is not None:
         return folder
-    module = task_module(card_path)
-    if card.test_split not in module.SPLITS:
-        what = f"field test_split is {card.test_split!r}, none of {', '.join(module.SPLITS)}"
-        raise UserError(what, where=card_path)
+    module = task_module(card, card_path)
+    splits = module.splits(raw)
+    if card.test_split not in splits:
+        what = f"no files of the split {card.test_split!r}, on which {card.title} is tested"
+        raise UserError(what, where=raw, mend="put the official files there")
     progress.note(f"preparing {card.title} ({profile}) from {raw}")
     # Preparation starts from nothing each time, so nothing half-written may wait for a second try.
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with new_artefact(folder, fingerprint) as working:
-            _write(module, raw, working)
+            _write(module, splits, raw, working)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -121,8 +122,8 @@ def _identity(card: TaskCard, card_path: Path, profile: Profile) -> dict[str, An
         "task": card.name,
         "version": card.version,
         "profile": profile,
-        "code": digest_of_code("conversation", "prepare"),
-        "module": digest_of_file(card_path.with_suffix(".py")),
+        "code": digest_of_code("conversation", "formats", "prepare"),
+        "module": digest_of_file(task_source(card, card_path)),
     }
 
 
@@ -155,10 +156,10 @@ def _latest(card: TaskCard, card_path: Path, profile: Profile) -> Path:
     return folders[-1]
 
 
-def _write(module: ModuleType, raw: Path, folder: Path) -> None:
+def _write(module: ModuleType, names: Sequence[str], raw: Path, folder: Path) -> None:
     splits: dict[str, dict[str, int]] = {}
     wanted: dict[str, str] = {}
-    for split in module.SPLITS:
+    for split in names:
         place = f"{raw}, split {split}"
         conversations = _checked(module.conversations(raw, split), place)
         splits[split] = _write_turns(conversations, split, place, folder, wanted)

@@ -68,15 +68,20 @@ def system_card(name_or_path: str) -> tuple[SystemCard, Path]:
     return card, path
 
 
-def task_module(card_path: Path) -> ModuleType:
-    """The module beside a task's card: its raw files' reader."""
-    source = card_path.with_suffix(".py")
+def task_module(card: TaskCard, card_path: Path) -> ModuleType:
+    """The reader of a task's raw files: the module beside its card, or that of its `reader`."""
+    source = task_source(card, card_path)
     if not source.is_file():
         raise UserError("no module beside the card", where=source, mend="see CONTRIBUTING.md")
     for package, folder in _folders("task"):
-        if folder == card_path.parent:
-            return importlib.import_module(f"{package}.{card_path.stem}")
+        if folder == source.parent:
+            return importlib.import_module(f"{package}.{source.stem}")
     return _load(source)
+
+
+def task_source(card: TaskCard, card_path: Path) -> Path:
+    """Where the reader of a task's raw files stands."""
+    return (_find("task", card.reader) if card.reader else card_path).with_suffix(".py")
 
 
 def adapter_folders() -> list[Path]:
