@@ -27,7 +27,7 @@ class Bm25Retriever:
             "query": self._query,
             **self._settings.model_dump(),
             "bm25s": metadata.version("bm25s"),
-            "code": digest_of_code("index"),
+            "code": digest_of_code("conversation", "index"),
         }
 
     def retrieve(
@@ -37,12 +37,5 @@ class Bm25Retriever:
         index = Bm25Index(corpus, self._settings)
         with progress.track("search", len(turns)) as advance:
             for turn in turns:
-                yield turn.turn_id, index.search(self._text(turn), depth)
+                yield turn.turn_id, index.search(" ".join(turn.asked(self._query)), depth)
                 advance(1)
-
-    def _text(self, turn: Turn) -> str:
-        if self._query == "rewrite" and turn.rewrite:
-            return turn.rewrite
-        if self._query == "session":
-            return " ".join([*(u.text for u in turn.history), turn.query])
-        return turn.query

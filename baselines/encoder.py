@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from uniconv_bench.cards import EncoderRetriever as EncoderCard
 from uniconv_bench.conversation import Turn
 from uniconv_bench.encode import Embed, encode_corpus, encode_rows
-from uniconv_bench.files import digest_of_code
+from uniconv_bench.files import digest_of_code, digest_of_file
 from uniconv_bench.index import DenseIndex
 from uniconv_bench.system import Context, Corpus, Progress, Ranking
 from uniconv_bench.uniconv.backbone import device, find_backbone, load_model, load_tokenizer
 
+LIBRARIES = ("tokenizers", "torch", "transformers")
 LENGTH = 256
 """Tokens that all-MiniLM-L6-v2 reads, its special tokens included (its model card)."""
 
@@ -37,8 +39,10 @@ class EncoderRetriever:
             "length": LENGTH,
             "pooling": "mean",
             "dtype": self._inference.dtype,
-            "libraries": {name: metadata.version(name) for name in ("torch", "transformers")},
-            "code": digest_of_code("encode", "index", "uniconv/backbone"),
+            "batch_tokens": self._inference.encode_batch_tokens,
+            "libraries": {name: metadata.version(name) for name in LIBRARIES},
+            "code": digest_of_code("conversation", "encode", "index", "uniconv/backbone"),
+            "code_pooling": digest_of_file(Path(__file__)),
         }
 
     def retrieve(
@@ -71,10 +75,10 @@ class EncoderRetriever:
             yield turn.turn_id, ranking
 
     def _text(self, turn: Turn, length: Callable[[str], int]) -> str:
-        past = [u.text for u in turn.history] if self._query == "session" else []
-        while past and length("\n".join([*past, turn.query])) > LENGTH:
-            del past[0]
-        return "\n".join([*past, turn.query])
+        texts = turn.asked(self._query)
+        while len(texts) > 1 and length("\n".join(texts)) > LENGTH:
+            del texts[0]
+        return "\n".join(texts)
 
 
 def _embedder(model: Any, tokenizer: Any) -> Embed:

@@ -99,7 +99,7 @@ def _turn(name: str, number: int, row: Any, where: str) -> Turn:
         number=number,
         query=context[-1],
         history=tuple(Utterance(roles[i % 2], text) for i, text in enumerate(context[:-1])),
-        references=tuple(dict.fromkeys(r for r in responses if r.strip())),
+        references=tuple(r for r in responses if r.strip()),
         gold=tuple(dict.fromkeys(field(e, "passage_id", str, where) for e in evidence)),
         kind=KINDS[first],
     )

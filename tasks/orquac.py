@@ -84,7 +84,7 @@ def _references(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
                     field(answer, "text", str, where)
                     for answer in field(question, "answers", list, where)
                 ]
-                yield qid, tuple(dict.fromkeys(a for a in answers if a.strip()))
+                yield qid, tuple(a for a in answers if a.strip())
 
 
 def _conversation(

@@ -69,7 +69,7 @@ def _turn(row: Any, where: str) -> Turn:
         number=number,
         query=field(row, "Question", str, where),
         history=tuple(Utterance(roles[i % 2], text) for i, text in enumerate(context)),
-        references=tuple(dict.fromkeys(a for a in answers if a.strip())),
+        references=tuple(a for a in answers if a.strip()),
         gold=(gold.removeprefix("wiki:"),),
         kind="unanswerable" if answer == UNANSWERABLE else "answer",
         topic=field(row, "Topic", str, where),

@@ -20,7 +20,7 @@ LAYERS = (
     {"files"},
     {"conversation", "cards", "formats"},
     {"prompts", "system", "runs", "records", "registry", "progress"},
-    {"prepare", "task", "index", "encode", "decode", "metrics"},
+    {"prepare", "mini", "task", "index", "encode", "decode", "metrics"},
     {"uniconv"},
     {"assembly"},
     {"evaluate", "reproduce", "tables", "plots", "submission", "leaderboard"},

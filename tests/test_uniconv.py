@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +33,7 @@ from uniconv_bench.uniconv.losses import (
     loss_terms,
     response_nll,
 )
-from uniconv_bench.uniconv.mixture import Example, examples, groups, make_batch
+from uniconv_bench.uniconv.mixture import examples, groups, make_batch
 from uniconv_bench.uniconv.training import adapted, identity, learning_rate, train_adapter
 
 END = 2
@@ -58,8 +59,8 @@ class Corpus(list[Passage]):
 def task(name: str = "toy", turns: int = 8) -> Any:
     """Lighthouses with a keeper each; two turns give the same answer, one has no passage."""
     corpus = Corpus(Passage(f"p{i}", f"Light {i} was kept by keeper {i}.") for i in range(turns))
-    said = [f"Keeper {i}." for i in range(turns)]
-    said[1] = "keeper 0"
+    said = [f"Light keeper {i}." for i in range(turns)]
+    said[1] = "light keeper 0"
     train = [
         Turn(
             f"c{i}_2",
@@ -125,6 +126,16 @@ def test_a_masked_candidate_has_no_influence_and_a_positive_cannot_be_masked() -
     assert torch.equal(info_nce(queries, candidates, positive, allowed, 0.1), without)
 
 
+def test_info_nce_is_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    close = torch.nn.functional.normalize(1 + 0.2 * torch.randn(24, 64), dim=-1)
+    positive, every = torch.arange(8), torch.ones(8, 16, dtype=torch.bool)
+    exact = info_nce(close[:8], close[8:], positive, every, 0.01)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(info_nce(close[:8], close[8:], positive, every, 0.01), exact)
+        assert (close[:8] @ close[8:].T).dtype == torch.bfloat16  # what it has to keep out
+
+
 def test_response_likelihood_counts_response_tokens_alone(tiny_model: Any) -> None:
     prompts, responses = [[1, 40, 41], [1, 42]], [[50, 51, END], [60, END]]
     total = 0.0
@@ -165,7 +176,7 @@ def test_terms_without_weight_or_supervision_are_left_out(
     batch = make_batch(data, chosen, form, random.Random(0))
     alone = Weights(0.0, 1.0, 0.0, 0.05, 0.1)
     assert {n for n, _, _ in loss_terms(tiny_model, batch, alone, END)} == {"generation"}
-    ungrounded = make_batch([e for e in data if not e.gold] * 2, chosen, form, random.Random(0))
+    ungrounded = make_batch([e for e in data if not e.grounds] * 2, chosen, form, random.Random(0))
     assert {n for n, _, _ in loss_terms(tiny_model, ungrounded, WEIGHTS, END)} == {"generation"}
 
 
@@ -177,13 +188,14 @@ def test_false_negatives_are_marked_by_passage_and_by_normalised_response(
 ) -> None:
     chosen = training(hard_negatives=0)
     data = examples(task(), chosen, Silent())[:4]
-    twice = [data[0], Example(data[0].turn, data[0].gold, (), "KEEPER 0!"), *data[1:]]
+    twice = [data[0], replace(data[0], response="LIGHT keeper 0!"), *data[1:]]
     batch = make_batch(twice, chosen, form, random.Random(0))
     assert batch.positives == [0, 0, 1, None, 2]
     assert len(batch.candidates) == 3
     assert not batch.allowed[0, 0]  # its own passage: the loss keeps it as the positive
     assert batch.allowed[0, 1:].all()
-    # "Keeper 0.", "KEEPER 0!" and "keeper 0" are one response; the turn without passage has another
+    # "Light keeper 0.", "LIGHT keeper 0!" and "light keeper 0" are one response; the turn without
+    # a passage has another
     same = ~batch.distinct
     assert same[:3, :3].all()
     assert not same[:3, 3:].any()
@@ -194,23 +206,41 @@ def test_false_negatives_are_marked_by_passage_and_by_normalised_response(
 
 def test_hard_negatives_are_neighbours_but_never_relevant() -> None:
     for example in examples(task(), training(), Silent()):
-        relevant = {p.passage_id for p in example.gold}
-        assert example.negatives
+        relevant = {p.passage_id for p in example.targets}
+        assert example.negatives == example.distractors != ()
         assert not relevant & {p.passage_id for p in example.negatives}
 
 
 def test_without_ddm_one_text_serves_both(form: PromptFormat) -> None:
     plain = {e.turn.turn_id: e for e in examples(task(), training(), Silent())}
     for example in examples(task(), training(ddm="response_as_passage"), Silent()):
-        assert [p.text for p in example.gold] == [example.response]
+        assert [p.text for p in example.targets] == [example.response]
         assert example.response == plain[example.turn.turn_id].response
+        assert example.negatives and all(
+            p.passage_id.startswith("response:") and p.text != example.response
+            for p in example.negatives
+        )
     for example in examples(task(), training(ddm="passage_as_response"), Silent()):
-        assert example.response == plain[example.turn.turn_id].gold[0].text
-    chosen = training(ddm="response_as_passage")
-    group = examples(task(), chosen, Silent())
-    batch = make_batch(group, chosen, form, random.Random(0))
-    shown = [form.tokenizer.decode(p) for p in batch.prompts]
-    assert not any("Passages:" in prompt for prompt in shown)  # the answer is never on show
+        assert example.targets == plain[example.turn.turn_id].targets
+        assert example.response == (example.targets[0].text if example.targets else None)
+
+
+@pytest.mark.parametrize("ddm", ["response_as_passage", "passage_as_response"])
+def test_without_ddm_everything_else_is_the_same(ddm: Any, form: PromptFormat) -> None:
+    """As many candidates, passages in the prompt and grounded pairs; never the answer on show."""
+    made = {}
+    for kind in ("both", ddm):
+        chosen = training(ddm=kind, generation_input="session+passage", generation_passages=2)
+        group = [e for e in examples(task(), chosen, Silent()) if e.targets]
+        made[kind] = make_batch(group, chosen, form, random.Random(0))
+        for example, prompt in zip(group, made[kind].prompts, strict=True):
+            assert form.tokenizer.decode(prompt).count("was kept by") == 3
+            if kind != "both":
+                assert example.response not in [p.text for p in example.grounds]
+                shown = form.tokenizer.decode(prompt).partition("Passages:")[2]
+                assert example.response is not None and example.response not in shown
+    assert len(made[ddm].candidates) == pytest.approx(len(made["both"].candidates), abs=2)
+    assert [a is None for a in made[ddm].anchors] == [a is None for a in made["both"].anchors]
 
 
 def test_generation_reads_the_gold_passage_among_distractors_or_the_session_alone(
@@ -218,12 +248,12 @@ def test_generation_reads_the_gold_passage_among_distractors_or_the_session_alon
 ) -> None:
     for kind, passages in (("session", 0), ("session+passage", 3)):
         chosen = training(generation_input=kind, generation_passages=2)
-        group = [e for e in examples(task(), chosen, Silent()) if e.gold]
+        group = [e for e in examples(task(), chosen, Silent()) if e.targets]
         batch = make_batch(group, chosen, form, random.Random(0))
         for example, prompt in zip(group, batch.prompts, strict=True):
             text = form.tokenizer.decode(prompt)
             assert text.count("was kept by") == passages
-            assert (example.gold[0].text in text) == bool(passages)
+            assert (example.targets[0].text in text) == bool(passages)
 
 
 def test_turns_that_supervise_nothing_are_left_out() -> None:
@@ -294,12 +324,12 @@ def test_a_stopped_training_ends_with_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_training_lowers_every_loss_and_writes_what_it_did(tmp_path: Path) -> None:
-    trained(tmp_path / "a", training(epochs=20))
+    trained(tmp_path / "a", training(epochs=30, temperature=0.05, cii_temperature=0.05))
     report = json.loads((tmp_path / "a" / "training.json").read_text())
     first, last = report["log"][:2], report["log"][-2:]
     for term in ("retrieval", "generation", "cii"):
         assert sum(r[term] for r in last) < sum(r[term] for r in first)
-    assert report["steps"] == len(report["log"]) == 40
+    assert report["steps"] == len(report["log"]) == 60
     config = (tmp_path / "a" / "adapter_config.json").read_text()
     assert json.loads(config)["base_model_name_or_path"] == "random-tiny"
     assert not (tmp_path / "a" / "checkpoint").exists()

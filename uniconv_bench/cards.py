@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from uniconv_bench.conversation import QueryForm
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of
 
@@ -35,8 +36,8 @@ class Card(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
     def digest(self) -> str:
-        """sha256 of the card's resolved content, defaults included."""
-        return digest_of(self.model_dump(mode="json"))
+        """sha256 of what the card says beyond the defaults: new fields leave it as it is."""
+        return digest_of(self.model_dump(mode="json", exclude_defaults=True))
 
 
 class Reported(Card):
@@ -62,6 +63,21 @@ class Bm25Settings(Card):
     b: float = 0.4
 
 
+class Mini(Card):
+    """How profile `mini` reduces a corpus, beside keeping every gold passage."""
+
+    neighbours: int = Field(default=2, ge=0)
+    """Passages on either side of each gold one in the corpus: mostly of its article."""
+    random: int = Field(default=10_000, ge=0)
+    """Passages drawn at random."""
+    pool: int = Field(default=100_000, ge=0)
+    """Passages drawn at random in which BM25 looks for neighbours of the test questions."""
+    bm25: int = Field(default=5, ge=0)
+    """Of them, the best for each test turn."""
+    test_share: Fraction = 0.3
+    """Of the conversations, where one split has to be cut into train and test."""
+
+
 class TaskCard(Card):
     """One dataset: its facts, its judged splits, its metrics, what is known about it."""
 
@@ -85,6 +101,7 @@ class TaskCard(Card):
     """What is retrieved from what, in one sentence."""
     traps: tuple[str, ...] = ()
     bm25: Bm25Settings = Bm25Settings()
+    mini: Mini = Mini()
     reported: tuple[Reported, ...] = ()
 
 
@@ -102,14 +119,14 @@ class EncoderRetriever(Card):
 
     kind: Literal["encoder"]
     model: str
-    query: Literal["session", "query"] = "session"
+    query: QueryForm = "session"
 
 
 class Bm25Retriever(Card):
     """Okapi BM25 with the constants of the task card."""
 
     kind: Literal["bm25"]
-    query: Literal["session", "query", "rewrite"] = "session"
+    query: QueryForm = "session"
 
 
 class BoundRetriever(Card):
@@ -183,7 +200,8 @@ class Training(Card):
     losses: Losses = Losses()
     ddm: Literal["both", "response_as_passage", "passage_as_response"] = "both"
     """`both`: data-discrepancy mitigation, each turn carries its passage and its response.
-    Without it one text serves both objectives, as in earlier work."""
+    Without it one text serves both objectives, as in earlier work; where the losses need a passage
+    to ground on, BM25's best stands in for the annotated one."""
     generation_input: Literal["session", "session+passage"] = "session"
     """What L_G's response is conditioned on."""
     generation_passages: int = Field(default=0, ge=0)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Role = Literal["user", "assistant"]
+QueryForm = Literal["session", "user_turns", "opening+query", "query", "rewrite"]
 Kind = Literal["answer", "unanswerable", "clarification", "no_direct_answer"]
 
 
@@ -42,7 +43,8 @@ class Turn:
         number: position in the conversation, from 1.
         query: the current user utterance, as asked.
         history: earlier utterances, oldest first. A history may open with either speaker.
-        references: acceptable responses; the first one supervises training. Empty: not judged.
+        references: acceptable responses, one an annotator, equal ones repeated (official metrics
+            count them); the first one supervises training. Empty: not judged.
         gold: ids of the relevant passages (grade 1). Empty: not judged for retrieval.
         rewrite: a self-contained form of the query, where the dataset has one.
         kind: what the reference response does.
@@ -62,6 +64,23 @@ class Turn:
     kind: Kind = "answer"
     topic: str = ""
     given: tuple[str, ...] = ()
+
+    def asked(self, form: QueryForm) -> list[str]:
+        """What a retriever without a prompt format is asked, one text an utterance, oldest first.
+
+        Args:
+            form: `session`, all that was said; `user_turns`, the user's side of it;
+                `opening+query`, the first and the current query; `query`, the current one;
+                `rewrite`, its self-contained form, or the current one where there is none.
+        """
+        user = [u.text for u in self.history if u.role == "user"]
+        before = {
+            "session": [u.text for u in self.history],
+            "user_turns": user,
+            "opening+query": user[:1],
+        }
+        current = (self.rewrite if form == "rewrite" else None) or self.query
+        return [*before.get(form, []), current]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back; `given` only where there are some."""

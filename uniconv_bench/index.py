@@ -70,7 +70,9 @@ class Bm25Index:
         import numpy as np
 
         tokens = self._tokenise([query])
-        terms = [t for t in tokens.vocab if t in self._index.vocab_dict]
+        words = {number: word for word, number in tokens.vocab.items()}
+        # A term said twice counts twice, as in Lucene.
+        terms = [words[n] for n in tokens.ids[0] if words[n] in self._index.vocab_dict]
         if not terms:
             return []
         scores = self._index.get_scores(terms).astype(np.float32)

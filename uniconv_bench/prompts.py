@@ -94,7 +94,14 @@ class PromptFormat:
         return [*self._ids(text), self.end]
 
     def _render(self, utterances: Sequence[Utterance]) -> str:
-        messages = [{"role": u.role, "content": u.text} for u in utterances]
+        messages: list[dict[str, str]] = []
+        for said in utterances:
+            # A dataset's lost or empty answer leaves one side speaking twice, which strict chat
+            # templates refuse.
+            if messages and messages[-1]["role"] == said.role:
+                messages[-1]["content"] += f"\n{said.text}"
+            else:
+                messages.append({"role": said.role, "content": said.text})
         if self._system_role:
             messages.insert(0, {"role": "system", "content": INSTRUCTION})
         else:

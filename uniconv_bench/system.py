@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from uniconv_bench.cards import Inference, TaskCard
 from uniconv_bench.conversation import Passage, Turn
+from uniconv_bench.files import digest_of
 
 Ranking = list[tuple[str, float]]
 """(passage_id, score), best first."""
@@ -47,6 +48,33 @@ class Corpus(Protocol):
         """Raises KeyError if there is no such passage."""
 
 
+class InMemory:
+    """A few passages as a `Corpus`.
+
+    Args:
+        passages: each id once.
+    """
+
+    def __init__(self, passages: Sequence[Passage]):
+        self._passages = {passage.passage_id: passage for passage in passages}
+        self.digest = digest_of([[p.passage_id, p.title, p.text] for p in passages])
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Passage ids, in corpus order."""
+        return tuple(self._passages)
+
+    def __len__(self) -> int:
+        return len(self._passages)
+
+    def __iter__(self) -> Iterator[Passage]:
+        return iter(self._passages.values())
+
+    def __getitem__(self, passage_id: str) -> Passage:
+        """Raises KeyError if there is no such passage."""
+        return self._passages[passage_id]
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a generator said on one turn.
@@ -55,7 +83,7 @@ class Answer:
         turn_id: the turn.
         text: the answer, stripped; may be empty.
         prompt_tokens: tokens read.
-        tokens: tokens written, the end token included.
+        tokens: tokens written, without the end token.
         evidence: ids of the passages shown, in prompt order.
     """
 

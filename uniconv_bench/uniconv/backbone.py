@@ -25,6 +25,8 @@ from uniconv_bench.files import (
 )
 from uniconv_bench.system import Progress
 
+ATTENTION = "sdpa"
+
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
@@ -227,7 +229,13 @@ def load_model(backbone: Backbone, dtype: str, progress: Progress) -> Any:
     from transformers import AutoModel, AutoModelForCausalLM
 
     auto = AutoModelForCausalLM if backbone.role == "decoder" else AutoModel
-    model = auto.from_pretrained(checkpoint(backbone, progress), dtype=getattr(torch, dtype))
+    model = auto.from_pretrained(
+        checkpoint(backbone, progress),
+        dtype=getattr(torch, dtype),
+        attn_implementation=ATTENTION,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
     if backbone.role == "decoder":
         model.generation_config.do_sample = False
         # Sampling settings of the checkpoint would only draw warnings under greedy decoding.

@@ -5,7 +5,7 @@ mitigation (DDM). Knows tasks and prompts; nothing of models or optimisers.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from uniconv_bench.cards import Training
@@ -13,9 +13,11 @@ from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.index import Bm25Index
 from uniconv_bench.metrics import normalise
 from uniconv_bench.prompts import History, PromptFormat
-from uniconv_bench.system import Progress
+from uniconv_bench.system import Corpus, InMemory, Progress
 from uniconv_bench.task import Task
 from uniconv_bench.uniconv.losses import Batch
+
+Near = Callable[[Turn], tuple[Passage, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,67 +25,96 @@ class Example:
     """One turn's supervision, after DDM.
 
     Attributes:
-        gold: passages that count as relevant; the first of a shuffle supervises. May be empty.
-        negatives: passages near the session that are not relevant.
+        targets: texts that L_R pulls to the session, one of them at a time. May be empty.
+        negatives: texts near the session that it pushes away.
+        grounds: passages that L_G and L_CII ground the response on, one of them at a time: the
+            targets themselves with DDM.
+        distractors: passages near the session, shown beside the ground.
         response: what to write; None without one.
     """
 
     turn: Turn
-    gold: tuple[Passage, ...]
+    targets: tuple[Passage, ...]
     negatives: tuple[Passage, ...]
+    grounds: tuple[Passage, ...]
+    distractors: tuple[Passage, ...]
     response: str | None
 
 
 def examples(task: Task, training: Training, progress: Progress) -> list[Example]:
     """The training turns of a task that supervise at least one of the weighted losses.
 
-    Hard negatives are the BM25 neighbours of the self-contained query (the session where the
-    dataset has no rewrite), minus relevant passages and copies of their text.
+    Hard negatives and distractors are the BM25 neighbours of the self-contained query (the session
+    where the dataset has no rewrite), minus relevant passages and copies of their text.
     """
     turns = task.turns("train")
     wanted = max(training.hard_negatives, training.generation_passages)
-    neighbours: dict[str, list[Passage]] = {}
-    if wanted and training.ddm == "both":
-        index = Bm25Index(task.corpus, task.card.bm25)
-        pool = 4 * wanted + 4
-        with progress.track(f"{task.card.name}: hard negatives", len(turns)) as advance:
-            for turn in turns:
-                query = turn.rewrite or " ".join([u.text for u in turn.history] + [turn.query])
-                ranking = index.search(query, pool + len(turn.gold))
-                neighbours[turn.turn_id] = [task.corpus[pid] for pid, _ in ranking]
-                advance(1)
+    near: Near = _nothing
+    near_responses: Near = _nothing
+    if wanted:
+        near = _neighbours(task.corpus, task, turns, wanted, progress)
+        if training.ddm == "response_as_passage":
+            spoken = InMemory([_spoken(turn) for turn in turns if turn.references])
+            near_responses = _neighbours(spoken, task, turns, wanted, progress)
     found = []
     for turn in turns:
-        gold = tuple(task.corpus[pid] for pid in turn.gold)
+        gold = tuple(task.corpus[passage_id] for passage_id in turn.gold)
         response = turn.references[0] if turn.references else None
-        relevant = {p.passage_id for p in gold} | {p.text for p in gold}
-        near = tuple(
-            p
-            for p in neighbours.get(turn.turn_id, ())
-            if p.passage_id not in relevant and p.text not in relevant
-        )
-        example = _discrepancy(Example(turn, gold, near, response), training)
+        others = without(near(turn), gold)
+        if training.ddm == "both":
+            example = Example(turn, gold, others, gold, others, response)
+        elif training.ddm == "passage_as_response":
+            # The passage is what L_G writes: shown as evidence, it would only be copied.
+            text = gold[0].text if gold else None
+            example = Example(turn, gold, others, others[:1], others[1:], text)
+        else:
+            targets = (_spoken(turn),) if turn.references else ()
+            rivals = without(near_responses(turn), targets)
+            retrieved = near(turn)
+            example = Example(turn, targets, rivals, retrieved[:1], retrieved[1:], response)
         if _supervises(example, training):
             found.append(example)
     return found
 
 
-def _discrepancy(example: Example, training: Training) -> Example:
-    """Without DDM one text serves both objectives: the other one's text is replaced by it."""
-    if training.ddm == "both":
-        return example
-    if training.ddm == "response_as_passage":
-        text = example.response
-        gold = () if text is None else (Passage(f"response:{example.turn.turn_id}", text),)
-        return Example(example.turn, gold, (), text)
-    text = example.gold[0].text if example.gold else None
-    return Example(example.turn, example.gold, example.negatives, text)
+def without(passages: Sequence[Passage], gold: Sequence[Passage]) -> tuple[Passage, ...]:
+    """Those that are neither one of `gold` nor a copy of its text."""
+    relevant = {p.passage_id for p in gold} | {p.text for p in gold}
+    return tuple(p for p in passages if p.passage_id not in relevant and p.text not in relevant)
+
+
+def _spoken(turn: Turn) -> Passage:
+    """A response in the place of a passage."""
+    return Passage(f"response:{turn.turn_id}", turn.references[0])
+
+
+def _nothing(turn: Turn) -> tuple[Passage, ...]:
+    return ()
+
+
+def _neighbours(
+    corpus: Corpus, task: Task, turns: Sequence[Turn], wanted: int, progress: Progress
+) -> Near:
+    """Turn -> its best texts of a corpus by BM25, enough to lose the relevant ones."""
+    index = Bm25Index(corpus, task.card.bm25)
+    found: dict[str, tuple[Passage, ...]] = {}
+    with progress.track(f"{task.card.name}: hard negatives", len(turns)) as advance:
+        for turn in turns:
+            query = " ".join(turn.asked("rewrite" if turn.rewrite else "session"))
+            ranking = index.search(query, 4 * wanted + 4 + len(turn.gold))
+            found[turn.turn_id] = tuple(corpus[passage_id] for passage_id, _ in ranking)
+            advance(1)
+    return lambda turn: found[turn.turn_id]
 
 
 def _supervises(example: Example, training: Training) -> bool:
     losses = training.losses
-    retrieves = bool(losses.retrieval or losses.cii) and bool(example.gold)
-    return retrieves or bool(losses.generation and example.response is not None)
+    responds = example.response is not None
+    return bool(
+        (losses.retrieval and example.targets)
+        or (losses.generation and responds)
+        or (losses.cii and responds and example.grounds)
+    )
 
 
 def groups(
@@ -113,25 +144,28 @@ def make_batch(
     """Examples as token ids, with false negatives marked; `shuffle` draws passages."""
     import torch
 
-    # The passage that supervises each turn, then hard negatives of all turns; each id once.
-    chosen = [shuffle.choice(e.gold) if e.gold else None for e in group]
+    # The text that supervises each turn, then hard negatives of all turns; each id once.
+    chosen = [shuffle.choice(e.targets) if e.targets else None for e in group]
+    grounds = [
+        target if target in e.grounds else shuffle.choice(e.grounds) if e.grounds else None
+        for e, target in zip(group, chosen, strict=True)
+    ]
     candidates: dict[str, Passage] = {p.passage_id: p for p in chosen if p is not None}
     for example in group:
-        if example.gold:
+        if example.targets:
             hard = min(training.hard_negatives, len(example.negatives))
             for passage in shuffle.sample(example.negatives, hard):
                 candidates.setdefault(passage.passage_id, passage)
-    column = {pid: position for position, pid in enumerate(candidates)}
-    allowed = torch.ones(len(group), max(len(candidates), 1), dtype=torch.bool)
+    column = {passage_id: position for position, passage_id in enumerate(candidates)}
+    allowed = torch.zeros(len(group), max(len(candidates), 1), dtype=torch.bool)
     for row, example in enumerate(group):
-        relevant = {p.passage_id for p in example.gold} | {p.text for p in example.gold}
-        for pid, passage in candidates.items():
-            allowed[row, column[pid]] = pid not in relevant and passage.text not in relevant
+        for passage in without(tuple(candidates.values()), example.targets):
+            allowed[row, column[passage.passage_id]] = True
     responses = [None if e.response is None else form.response(e.response) for e in group]
     said = [None if e.response is None else normalise(e.response) for e in group]
     distinct = torch.tensor([[a != b for b in said] for a in said])
     history: History = "session" if training.cii_input == "session+passage" else "query"
-    paired = [p is not None and e.response is not None for p, e in zip(chosen, group, strict=True)]
+    paired = [p is not None and e.response is not None for p, e in zip(grounds, group, strict=True)]
     return Batch(
         queries=[form.query(e.turn) for e in group],
         positives=[None if p is None else column[p.passage_id] for p in chosen],
@@ -139,12 +173,12 @@ def make_batch(
         allowed=allowed,
         prompts=[
             form.prompt(e.turn, _evidence(e, p, training, shuffle))
-            for e, p in zip(group, chosen, strict=True)
+            for e, p in zip(group, grounds, strict=True)
         ],
         responses=responses,
         anchors=[
             [*form.grounded(e.turn, [p], history), form.end] if both and p else None
-            for e, p, both in zip(group, chosen, paired, strict=True)
+            for e, p, both in zip(group, grounds, paired, strict=True)
         ],
         targets=[
             form.text(f"Answer: {e.response}") if both else None
@@ -155,13 +189,14 @@ def make_batch(
 
 
 def _evidence(
-    example: Example, gold: Passage | None, training: Training, shuffle: random.Random
+    example: Example, ground: Passage | None, training: Training, shuffle: random.Random
 ) -> list[Passage]:
-    """Passages shown to L_G. A response that stands in for its passage is not: it is the answer."""
-    if training.generation_input == "session" or training.ddm == "response_as_passage":
+    """Passages shown to L_G, the ground among distractors."""
+    if training.generation_input == "session":
         return []
-    near = min(training.generation_passages, len(example.negatives))
-    shown = shuffle.sample(example.negatives, near)
-    if gold is not None:
-        shown.insert(shuffle.randint(0, len(shown)), gold)
+    shown = shuffle.sample(
+        example.distractors, min(training.generation_passages, len(example.distractors))
+    )
+    if ground is not None:
+        shown.insert(shuffle.randint(0, len(shown)), ground)
     return shown

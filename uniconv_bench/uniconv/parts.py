@@ -18,9 +18,15 @@ from uniconv_bench.encode import Embed, encode_corpus, encode_rows
 from uniconv_bench.files import digest_of_code, digest_of_file
 from uniconv_bench.index import DenseIndex
 from uniconv_bench.system import Answer, Context, Corpus, Progress, Ranking
-from uniconv_bench.uniconv.backbone import find_backbone, load_decoder
+from uniconv_bench.uniconv.backbone import ATTENTION, find_backbone, load_decoder
 
 WEIGHTS = "adapter_model.safetensors"
+LIBRARIES = ("peft", "tokenizers", "torch", "transformers")
+CODE = (
+    *("conversation", "encode", "prompts"),
+    *("uniconv/backbone", "uniconv/losses", "uniconv/parts"),
+)
+"""What embeddings depend on; rankings and answers depend on more."""
 
 
 class _Decoder:
@@ -38,11 +44,12 @@ class _Decoder:
             "backbone": self.backbone.revision,
             "adapter": digest_of_file(self.adapter / WEIGHTS) if self.adapter else None,
             "dtype": self.inference.dtype,
-            "attention": "sdpa",
+            "attention": ATTENTION,
             "session_tokens": self.inference.session_tokens,
             "passage_tokens": self.inference.passage_tokens,
-            "libraries": {name: metadata.version(name) for name in ("torch", "transformers")},
-            "code": digest_of_code("prompts", "uniconv/backbone", "uniconv/losses"),
+            "batch_tokens": self.inference.encode_batch_tokens,
+            "libraries": {name: metadata.version(name) for name in LIBRARIES},
+            "code": digest_of_code(*CODE),
         }
 
     def load(self, progress: Progress) -> tuple[Any, Any]:
@@ -63,13 +70,12 @@ class DenseRetriever:
 
     def fingerprint(self) -> Mapping[str, Any]:
         """See `system.Retriever`."""
-        code = digest_of_code("encode", "index", "uniconv/parts")
         return {
             "retriever": "dense",
             "query": self._query,
             **self._decoder.fingerprint(),
             "faiss": _faiss_version(),
-            "code_search": code,
+            "code_search": digest_of_code("index"),
         }
 
     def retrieve(
@@ -105,7 +111,7 @@ class LlmGenerator:
             "answer_tokens": self._decoder.task.answer_tokens,
             "batch_size": self._decoder.inference.decode_batch_size,
             **self._decoder.fingerprint(),
-            "code_decode": digest_of_code("decode", "uniconv/parts"),
+            "code_decode": digest_of_code("decode"),
         }
 
     def generate(

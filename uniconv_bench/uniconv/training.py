@@ -15,12 +15,14 @@ import random
 import shutil
 import time
 from collections import defaultdict
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from uniconv_bench import __version__
 from uniconv_bench.cards import Inference, Training
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import digest_of, read_json, write_json
+from uniconv_bench.files import digest_of, digest_of_code, read_json, write_json
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.system import Progress
 from uniconv_bench.task import Task
@@ -29,7 +31,13 @@ from uniconv_bench.uniconv.backbone import Backbone, device, load_model, load_to
 if TYPE_CHECKING:
     from torch import Tensor
 
+LIBRARIES = ("accelerate", "peft", "tokenizers", "torch", "transformers")
 CHECKPOINT = "checkpoint"
+RECIPE = 2
+"""Raised by hand whenever a change of code makes training mean something else, so that adapters of
+the former meaning no longer fit."""
+CODE = ("index", "prompts", "uniconv/losses", "uniconv/mixture", "uniconv/training")
+"""What training runs through, for its report."""
 
 
 def identity(
@@ -37,11 +45,14 @@ def identity(
 ) -> dict[str, Any]:
     """What an adapter is trained from: two adapters of equal identity are interchangeable.
 
-    Says nothing of code or machine, so that an adapter outlives both; `training.json` beside the
-    weights records them.
+    Of the code it names the `RECIPE` alone, and of the settings what differs from the defaults, so
+    that an adapter outlives a tidying; `training.json` beside the weights records code and machine.
     """
-    settings = training.model_dump(mode="json", exclude={"sources", "checkpoint_steps"})
+    settings = training.model_dump(
+        mode="json", exclude={"sources", "checkpoint_steps"}, exclude_defaults=True
+    )
     return {
+        "recipe": RECIPE,
         "backbone": backbone.revision,
         "training": settings,
         "session_tokens": inference.session_tokens,
@@ -57,7 +68,8 @@ def _supervision(task: Task) -> str:
         + [list(t.references[:1]), list(t.gold)]
         for t in task.turns("train")
     ]
-    return digest_of({"turns": turns, "corpus": task.corpus.digest})
+    bm25 = task.card.bm25.model_dump()  # hard negatives are mined with it
+    return digest_of({"turns": turns, "corpus": task.corpus.digest, "bm25": bm25})
 
 
 def train_adapter(
@@ -160,7 +172,8 @@ def train_adapter(
         "tokens": sum(row["tokens"] for row in log),
         "seconds": round(sum(row["seconds"] for row in log), 1),
         "peak_memory_bytes": _peak_memory(),
-        "libraries": {"torch": torch.__version__, "peft": _version("peft")},
+        "code": {"package": __version__, "sha256": digest_of_code(*CODE)},
+        "libraries": {name: metadata.version(name) for name in LIBRARIES},
         "trainable_parameters": sum(p.numel() for p in parameters.values()),
         "log": log,
     }
@@ -297,9 +310,3 @@ def _peak_memory() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _version(name: str) -> str:
-    from importlib import metadata
-
-    return metadata.version(name)
