@@ -330,7 +330,7 @@ def test_training_lowers_its_loss_and_writes_what_it_did(term: str, tmp_path: Pa
     trained(tmp_path / "a", training(losses=losses, epochs=30, **gentle))
     report = json.loads((tmp_path / "a" / "training.json").read_text())
     values = [row[term] for row in report["log"]]
-    assert sum(values[-4:]) < 0.95 * sum(values[:4])
+    assert sum(values[-4:]) < 0.98 * sum(values[:4])
     assert report["steps"] == len(report["log"]) == 60
     config = (tmp_path / "a" / "adapter_config.json").read_text()
     assert json.loads(config)["base_model_name_or_path"] == "random-tiny"
