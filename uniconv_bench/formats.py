@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from uniconv_bench.errors import UserError
 DOWNLOAD = "download the official file again"
 FIELD_LIMIT = 1 << 27
 """Longest TSV field in characters; csv's own limit is shorter than some passages."""
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""The escape of half a character; without its other half no file in UTF-8 can hold it."""
 
 
 def find(raw: Path, *names: str) -> Path | None:
@@ -44,15 +47,30 @@ def present(raw: Path, files: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     return tuple(split for split, names in files.items() if find(raw, *names) is not None)
 
 
+def identifier(value: str, name: str, where: str | Path) -> str:
+    """The value of field `name`, if it can stand as an id in tab-separated run files.
+
+    Raises:
+        UserError: it is empty, holds a tab or a line end, or has a blank at an end.
+    """
+    if not value.strip():
+        raise UserError(f"field {name} is an empty id", where=where, mend=DOWNLOAD)
+    if value != value.strip() or any(sign in value for sign in "\t\n\r"):
+        what = f"field {name} is {value!r}: an id has no tab, line end or outer blank"
+        raise UserError(what, where=where, mend=DOWNLOAD)
+    return value
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line with its end) of a text file in UTF-8.
+    """(line number from 1, line with its end, LF for CRLF too) of a text file in UTF-8.
 
     Raises:
         UserError: invalid UTF-8, a byte order mark, a NUL or a broken archive.
     """
     with _opened(path) as stream:
         for number, raw in enumerate(stream, 1):
-            yield number, _decoded(raw, f"{path}, line {number}", first=number == 1)
+            line = raw[:-2] + b"\n" if raw.endswith(b"\r\n") else raw
+            yield number, _decoded(line, f"{path}, line {number}", first=number == 1)
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
@@ -139,10 +157,19 @@ def _line_of(raw: bytes, position: int, where: str | Path) -> str:
 
 def _parsed(text: str, where: str | Path) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, where))
+        value = json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, where))
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except json.JSONDecodeError as error:
         place = where if ", line " in str(where) else f"{where}, line {error.lineno}"
         raise UserError(f"not valid JSON: {error.msg}", where=place, mend=DOWNLOAD) from error
+    except UnicodeEncodeError as error:
+        what = "not valid JSON: an escape is half of a character"
+        raise UserError(what, where=where, mend=DOWNLOAD) from error
+    except ValueError as error:
+        what = "not valid JSON: a number of thousands of digits"
+        raise UserError(what, where=where, mend=DOWNLOAD) from error
     except RecursionError as error:
         raise UserError("not valid JSON: nested too deep", where=where, mend=DOWNLOAD) from error
 
