@@ -21,6 +21,7 @@ from typing import IO, Any, TypeVar
 from uniconv_bench.errors import UserError
 
 MANIFEST = "manifest.json"
+LAYOUT = "compare the file with the layout shown at the top of the task's module"
 T = TypeVar("T")
 
 
@@ -185,15 +186,14 @@ def open_artefact(folder: Path) -> dict[str, Any] | None:
 
 def field(record: Any, name: str, kind: type[T], where: str | Path) -> T:
     """`record[name]`, checked to be of a type; a UserError names the place and the field."""
-    mend = "compare the file with the layout shown at the top of the task's module"
     if not isinstance(record, dict):
-        raise UserError(f"not an object but {type(record).__name__}", where=where, mend=mend)
+        raise UserError(f"not an object but {type(record).__name__}", where=where, mend=LAYOUT)
     if name not in record:
-        raise UserError(f"field {name} is missing", where=where, mend=mend)
+        raise UserError(f"field {name} is missing", where=where, mend=LAYOUT)
     value = record[name]
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         what = f"field {name} is {type(value).__name__}, not {kind.__name__}"
-        raise UserError(what, where=where, mend=mend)
+        raise UserError(what, where=where, mend=LAYOUT)
     return value
 
 
@@ -203,5 +203,5 @@ def texts(record: Any, name: str, where: str | Path) -> list[str]:
     for value in values:
         if not isinstance(value, str):
             what = f"field {name} holds {type(value).__name__}, not str"
-            raise UserError(what, where=where)
+            raise UserError(what, where=where, mend=LAYOUT)
     return values
