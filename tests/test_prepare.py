@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from uniconv_bench.conversation import Passage, Turn, Utterance
+from uniconv_bench.conversation import Conversation, Passage, Turn, Utterance
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import MANIFEST
 from uniconv_bench.prepare import is_prepared, prepare
@@ -57,12 +57,12 @@ def test_task_reads_back_what_was_prepared(raw: Path, private_cache: Path) -> No
         "test": {"conversations": 2, "turns": 4, "judged_retrieval": 2, "judged_generation": 3},
     }
     turns = task.turns()
-    assert [t.turn_id for t in turns] == ["1_1", "1_2", "1_3", "2_3"]
+    assert [t.turn_id for t in turns] == ["1_1", "1_2", "1_3", "2_1"]
     assert turns == task.turns("test") and task.turns("train") != turns
     assert turns[1].history[0] == Utterance("user", "Who designed the bridge at Mossy Ford?")
-    assert list(task.qrels()) == ["1_1", "2_3"]
+    assert list(task.qrels()) == ["1_1", "2_1"]
     assert task.qrels()["1_1"] == dict.fromkeys(turns[0].gold, 1)
-    assert list(task.references()) == ["1_1", "1_3", "2_3"]
+    assert list(task.references()) == ["1_1", "1_3", "2_1"]
     assert task.references()["1_3"] == ("No.",)
 
 
@@ -150,12 +150,7 @@ def test_without_a_folder_the_last_prepared_set_is_used(raw: Path, private_cache
     [
         (
             lambda rows: rows[3].update(Truth_passages=["lost"]),
-            "field gold names passage 'lost'.*turn 2_3",
-        ),
-        (lambda rows: rows[1].update(Turn_no=1), "number occurs twice.*conversation 1, turn 1"),
-        (
-            lambda rows: rows.append({**rows[0], "Turn_no": 9}),
-            "conversation '1' occurs twice.*split test",
+            "field gold names passage 'lost'.*turn 2_1",
         ),
         (lambda rows: rows[1].update(Question=" "), "field query is empty.*turn 2"),
         (lambda rows: rows[0].pop("Truth_rewrite"), "field Truth_rewrite is missing.*record 1"),
@@ -166,6 +161,31 @@ def test_wrong_turns_are_refused(
     change: Callable[[Any], None], told: str, raw: Path, private_cache: Path
 ) -> None:
     edit(raw / TEST, change)
+    refused(raw, told, private_cache)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        ([[1, 1]], "number occurs twice.*conversation 1, turn 1"),
+        ([[1, 2], [3]], "conversation '1' occurs twice.*split"),
+    ],
+)
+def test_a_reader_that_repeats_itself_is_refused(
+    numbers: list[list[int]],
+    told: str,
+    raw: Path,
+    private_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from uniconv_bench.tasks import qrecc
+
+    def repeated(folder: Path, split: str) -> list[Conversation]:
+        return [
+            Conversation("1", tuple(Turn(f"1_{n}", "1", n, "why?") for n in c)) for c in numbers
+        ]
+
+    monkeypatch.setattr(qrecc, "conversations", repeated)
     refused(raw, told, private_cache)
 
 
