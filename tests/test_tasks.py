@@ -107,46 +107,6 @@ def test_reported_figures_are_those_that_are_known() -> None:
     }
 
 
-# ------------------------------------------------------------------------------------- QReCC
-
-
-def test_qrecc_counts_first_and_last() -> None:
-    test = turns("qrecc", "test")
-    assert [t.turn_id for t in test] == ["1_1", "1_2", "1_3", "2_3"]
-    assert len(turns("qrecc", "train")) == 1
-    assert [p.passage_id[-3:] for p in passages("qrecc")] == ["_p2", "_p0", "_p1"]
-    assert passages("qrecc")[0] == Passage(
-        "https://fords.example/kell_p2", "Una Kell designed a bridge."
-    )
-
-
-def test_qrecc_first_question_is_its_rewrite() -> None:
-    first = turns("qrecc", "test")[0]
-    assert first.query == first.rewrite == "Who designed the bridge at Mossy Ford?"
-
-
-def test_qrecc_history_is_what_was_asked() -> None:
-    third = turns("qrecc", "test")[2]
-    assert said(third) == [
-        (USER, "Who designed the bridge at Mossy Ford?"),
-        (AGENT, "The bridge was designed by Una Kell."),
-        (USER, "Where was she born?"),  # Context has the rewrite; its empty answer says nothing
-    ]
-    assert third.rewrite == "Was Una Kell married?"
-
-
-def test_qrecc_turns_absent_from_the_file_keep_their_rewrite() -> None:
-    asked = [text for role, text in said(turns("qrecc", "test")[3]) if role == USER]
-    assert asked == ["Is Mossy Ford deep?", "Is Mossy Ford cold?"]
-
-
-def test_qrecc_unjudged_turns() -> None:
-    first, second, third, _ = turns("qrecc", "test")
-    assert [p[-3:] for p in first.gold] == ["_p1", "_p2"]  # named twice, judged once
-    assert second.references == () and second.gold == ()
-    assert third.references == ("No.",) and third.gold == ()  # [""] is no passage
-
-
 # ------------------------------------------------------------------------------------ OR-QuAC
 
 
@@ -270,9 +230,6 @@ def edited(task: str, tmp_path: Path, name: str, edit: Callable[[str], str]) -> 
 @pytest.mark.parametrize(
     ("task", "name", "old", "new", "told"),
     [
-        ("qrecc", "scai-qrecc21-test-turns.json", '"Truth_answer": "No."', '"A": 1', "record 3"),
-        ("qrecc", "scai-qrecc21-test-turns.json", '"Yes."\n', '"Yes.", "?"\n', "Context"),
-        ("qrecc", "wayback/part.jsonl", '"contents"', '"text"', "field contents is missing"),
         ("orquac", "preprocessed/test.txt", "_q#1", "_1", "field qid"),
         ("orquac", "quac_format/test.txt", '"answers"', '"answer"', "C_a_1_q#0"),
         ("orquac", "all_blocks.txt", '"title": "Mossy Ford"', '"title": null', "field title"),
@@ -357,38 +314,6 @@ def test_real_inscit_dev(real: Path, tmp_path: Path, private_cache: Path) -> Non
         expected.setdefault(turn, {})[passage_id] = 1
     assert task.qrels() == expected
     assert (len(expected), sum(map(len, expected.values()))) == (485, 1118)
-
-
-@pytest.mark.data
-def test_real_qrecc_sample_and_passages(real: Path, tmp_path: Path) -> None:
-    folder, raw = real / "qrecc", tmp_path / "raw"
-    rows = json.loads((folder / "dev-sampled2k-modified.json").read_text("utf-8"))
-    for row in rows:
-        row["Context"] = row.pop("NewContext")
-    rows.sort(key=lambda row: (row["Conversation_no"], row["Turn_no"]))
-    dump(raw / "scai-qrecc21-test-turns.json", rows)
-    (raw / "wayback").mkdir()
-    shutil.copy(folder / "scai_passages_excerpt.jsonl", raw / "wayback" / "part.jsonl")
-    found = turns("qrecc", "test", raw)
-    assert (len(found), len(read("qrecc", "test", raw))) == (2000, 1257)
-    assert sum(bool(t.gold) for t in found) == 927
-    assert sum(not t.references for t in found) == 203
-    qrels = json.loads((folder / "qrels_dev.txt").read_text("utf-8"))
-    assert all(set(t.gold) == set(qrels[t.turn_id]) - {""} for t in found)
-    assert len(passages("qrecc", raw)) == 326
-
-
-@pytest.mark.data
-def test_real_qrecc_context_is_restored(real: Path, tmp_path: Path) -> None:
-    """A whole real conversation, its fields renamed to SCAI's."""
-    names = {"Rewrite": "Truth_rewrite", "Answer": "Truth_answer"}
-    rows = json.loads((real / "qrecc" / "qrecc_test_excerpt.json").read_text("utf-8"))
-    renamed = [{names.get(k, k): v for k, v in r.items()} | {"Truth_passages": []} for r in rows]
-    dump(tmp_path / "scai-qrecc21-test-turns.json", renamed)
-    found = turns("qrecc", "test", tmp_path)
-    asked = [text for role, text in said(found[-1]) if role == USER]
-    assert asked == [found[0].query, *(row["Question"] for row in rows[1:-1])]
-    assert rows[-1]["Context"][2] == rows[1]["Rewrite"] != rows[1]["Question"] == asked[1]
 
 
 @pytest.mark.data
