@@ -180,43 +180,6 @@ def test_inscit_turns_without_an_answer() -> None:
     assert third.references == ("I found nothing.",)
 
 
-# ---------------------------------------------------------------------------------- FaithDial
-
-
-def test_faithdial_counts_first_and_last() -> None:
-    assert [t.turn_id for t in turns("faithdial", "test")] == ["1_1", "1_2", "2_1"]
-    assert len(turns("faithdial", "train")) == 1
-    texts = [p.text for p in passages("faithdial")]
-    assert texts == [
-        "The ford was called the wet stair.",
-        "Una Kell never learned to swim.",
-        "The bridge was designed by Una Kell.",
-    ]
-
-
-def test_faithdial_history_opens_with_either_speaker() -> None:
-    first, second, third = turns("faithdial", "test")
-    assert said(first) == [(AGENT, "Hello! What shall we talk about?")]
-    assert first.query == "Mossy Ford. Who designed the bridge?"
-    assert [role for role, _ in said(second)] == [AGENT, USER, AGENT]
-    assert said(third) == [] and third.query == "Mossy Ford!"
-
-
-def test_faithdial_reference_is_the_faithful_response() -> None:
-    first, second, _ = turns("faithdial", "test")
-    assert first.references == ("Una Kell did, I believe.",)
-    assert second.references == ("It was the wet stair.",)
-
-
-def test_faithdial_knowledge_of_any_split_is_one_pool() -> None:
-    pool = {p.text: p.passage_id for p in passages("faithdial")}
-    first, second, third = turns("faithdial", "test")
-    assert first.gold == (pool["The bridge was designed by Una Kell."],)
-    (train,) = turns("faithdial", "train")
-    assert second.gold == train.gold  # the same knowledge in two splits is one passage
-    assert third.gold == ()
-
-
 # ------------------------------------------------------------------------------ broken raw files
 
 
@@ -236,7 +199,6 @@ def edited(task: str, tmp_path: Path, name: str, edit: Callable[[str], str]) -> 
         ("inscit", "test.json", "noAnswerButRelevantInfo", "no", "field responseType"),
         ("inscit", "test.json", '   "What about Mossy Ford?"\n', "", "field context"),
         ("inscit", "text_0420_processed/wiki_00", '"titles"', '"title"', "Mossy Ford:0"),
-        ("faithdial", "test.json", '"knowledge"', '"fact"', "dialogue 1, utterance 1"),
     ],
 )
 def test_a_broken_record_is_named(
@@ -337,13 +299,3 @@ def test_real_quac_references(real: Path, tmp_path: Path) -> None:
     assert len(found) == 7
     assert found[0].turn_id == "C_69758fcdfc1f46baba0e92c0f3b0919c_1_1"
     assert found[0].references[0].startswith("30,803,747 speakers of Malayalam")
-
-
-@pytest.mark.data
-def test_real_faithdial_example(real: Path, tmp_path: Path) -> None:
-    for split in ("train", "valid", "test"):
-        shutil.copy(real / "faithdial" / "readme_example.json", tmp_path / f"{split}.json")
-    (turn,) = turns("faithdial", "test", tmp_path)
-    assert [role for role, _ in said(turn)] == [USER, AGENT]
-    assert turn.references[0].startswith("Sure. The concert started in September")
-    assert [p.passage_id for p in passages("faithdial", tmp_path)] == list(turn.gold)
