@@ -184,16 +184,19 @@ def open_artefact(folder: Path) -> dict[str, Any] | None:
     return fingerprint
 
 
+COMPARE = "compare the file with the layout shown at the top of the task's module"
+
+
 def field(record: Any, name: str, kind: type[T], where: str | Path) -> T:
     """`record[name]`, checked to be of a type; a UserError names the place and the field."""
     if not isinstance(record, dict):
-        raise UserError(f"not an object but {type(record).__name__}", where=where, mend=LAYOUT)
+        raise UserError(f"not an object but {type(record).__name__}", where=where, mend=COMPARE)
     if name not in record:
-        raise UserError(f"field {name} is missing", where=where, mend=LAYOUT)
+        raise UserError(f"field {name} is missing", where=where, mend=COMPARE)
     value = record[name]
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         what = f"field {name} is {type(value).__name__}, not {kind.__name__}"
-        raise UserError(what, where=where, mend=LAYOUT)
+        raise UserError(what, where=where, mend=COMPARE)
     return value
 
 
@@ -203,5 +206,5 @@ def texts(record: Any, name: str, where: str | Path) -> list[str]:
     for value in values:
         if not isinstance(value, str):
             what = f"field {name} holds {type(value).__name__}, not str"
-            raise UserError(what, where=where, mend=LAYOUT)
+            raise UserError(what, where=where, mend=COMPARE)
     return values
