@@ -14,25 +14,37 @@ saw ("Who was first?"), so its rewrite is asked instead:
 `qrels.txt`, one object for all splits:    {"C_41_1_q#1": {"88@0": 1}}
 `quac_format/test.txt`, all references:    {"data": [{"paragraphs": [{"id": "C_41_1", "qas": [
      {"id": "C_41_1_q#1", "question": "For how long?", "answers": [
-       {"text": "thirty-one years", "answer_start": 40}, {"text": "for thirty-one years"}]}]}]}]}
+       {"text": "thirty-one years", "answer_start": 40}, {"text": "for thirty-one years"}],
+      "orig_answer": {"text": "thirty-one years", "answer_start": 40}}]}]}]}
 `all_blocks.txt`, a line a passage:
     {"id": "88@0", "title": "Harrow Point Light", "aid": "88", "bid": 0,
      "text": "The keeper was Ada Thorne, who stayed for thirty-one years."}
+
+Each file may be gzipped, and the lines may lie beside `qrels.txt` instead of in `preprocessed/`
+(the references may not: their files have the lines' names). The flattened form of the lines has
+one line an evidence, with `unique_id`, `evidence` and `retrieval_label` in place of the two lists;
+evidence is training material of the official code and is not read, so a question's further lines
+say nothing new. Fields not named here are ignored: later files may have more.
+
+CANARD (github aagohary/canard), from which the questions and rewrites come, makes no split: it has
+neither passages nor judgements, and the last answer of each dialogue is missing. Its dev questions
+serve as a cross-check in the tests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from uniconv_bench.conversation import Conversation, Passage, Turn, Utterance
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import field
-from uniconv_bench.formats import locate, present, read_json, read_jsonl
+from uniconv_bench.formats import DOWNLOAD, locate, present, read_json, read_jsonl
 
-FILES = {split: (f"preprocessed/{split}.txt",) for split in ("train", "test")}
+FILES = {split: (f"preprocessed/{split}.txt", f"{split}.txt") for split in ("train", "dev", "test")}
 CANNOTANSWER = "CANNOTANSWER"
 NOTRECOVERED = "NOTRECOVERED"
 """Stands where the answer's paragraph could not be found again: not an answer."""
@@ -44,25 +56,17 @@ def splits(raw: Path) -> tuple[str, ...]:
 
 
 def conversations(raw: Path, split: str) -> Iterator[Conversation]:
-    """Conversations in file order; a dialogue's lines stand together in the file."""
+    """Conversations in file order; a dialogue's lines stand together in the file, in order.
+
+    A question that `qrels.txt` does not name is not judged; it names those of all splits.
+    """
     path = locate(raw, *FILES[split])
-    qrels = read_json(locate(raw, "qrels.txt"))
-    if not isinstance(qrels, dict):
-        raise UserError("not a JSON object of judgements", where=raw / "qrels.txt")
+    judged = dict(_judgements(locate(raw, "qrels.txt")))
     # Training questions have the one answer of their line.
     several = None if split == "train" else locate(raw, f"quac_format/{split}.txt")
-    references = dict(_references(several)) if several else {}
-
-    def rows() -> Iterator[tuple[str, int, Any, str]]:
-        for line, row in read_jsonl(path):
-            where = f"{path}, line {line}"
-            dialogue, _, number = field(row, "qid", str, where).rpartition("_q#")
-            if not dialogue or not number.isdigit():
-                raise UserError("field qid is not <dialogue>_q#<number>", where=where)
-            yield dialogue, int(number) + 1, row, where
-
-    for dialogue, group in groupby(rows(), key=lambda item: item[0]):
-        yield _conversation(dialogue, group, qrels, references)
+    references = dict(_references(several)) if several else None
+    for dialogue, questions in groupby(_questions(path), key=itemgetter(0)):
+        yield _conversation(dialogue, questions, judged, references)
 
 
 def passages(raw: Path) -> Iterator[Passage]:
@@ -74,7 +78,19 @@ def passages(raw: Path) -> Iterator[Passage]:
         yield Passage(passage_id, text, title=field(row, "title", str, where))
 
 
+def _judgements(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(qid, its relevant passages) of every judged question."""
+    qrels = read_json(path)
+    if not isinstance(qrels, dict):
+        raise UserError("not a JSON object of judgements", where=path, mend=DOWNLOAD)
+    for qid in qrels:
+        grades = field(qrels, qid, dict, path)
+        where = f"{path}, question {qid}"
+        yield qid, tuple(p for p in grades if field(grades, p, int, where) > 0)
+
+
 def _references(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(qid, the answers of all annotators, each once) of every question."""
     for article in field(read_json(path), "data", list, path):
         for paragraph in field(article, "paragraphs", list, path):
             for question in field(paragraph, "qas", list, path):
@@ -84,33 +100,57 @@ def _references(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
                     field(answer, "text", str, where)
                     for answer in field(question, "answers", list, where)
                 ]
-                yield qid, tuple(a for a in answers if a.strip())
+                yield qid, tuple(dict.fromkeys(answers))
+
+
+def _questions(path: Path) -> Iterator[tuple[str, int, Any, str]]:
+    """(dialogue, number from 1, first line, its place) of every question."""
+    lines = ((row, f"{path}, line {line}") for line, row in read_jsonl(path))
+    for qid, group in groupby(lines, key=lambda item: field(item[0], "qid", str, item[1])):
+        rows = list(group)
+        row, where = rows[0]
+        dialogue, _, number = qid.rpartition("_q#")
+        if not dialogue.strip() or not number.isdecimal():
+            what = f"field qid is {qid!r}, not <dialogue>_q#<number>"
+            raise UserError(what, where=where, mend=DOWNLOAD)
+        if len({str(r.get("unique_id")) for r, _ in rows}) < len(rows):
+            mend = "only lines of different unique_id may share a question"
+            raise UserError(f"question {qid!r} occurs twice", where=where, mend=mend)
+        yield dialogue, int(number) + 1, row, where
 
 
 def _conversation(
     dialogue: str,
-    rows: Iterator[tuple[str, int, Any, str]],
-    qrels: Mapping[str, Mapping[str, int]],
-    references: Mapping[str, tuple[str, ...]],
+    questions: Iterator[tuple[str, int, Any, str]],
+    judged: Mapping[str, tuple[str, ...]],
+    references: Mapping[str, tuple[str, ...]] | None,
 ) -> Conversation:
     turns: list[Turn] = []
-    opening = ""
-    for _, number, row, where in rows:
+    for due, (_, number, row, where) in enumerate(questions, 1):
+        if number != due:
+            what = f"field qid: question q#{number - 1} stands where q#{due - 1} is due"
+            mend = f"a dialogue has its questions from q#0 on, in order: {DOWNLOAD}"
+            raise UserError(what, where=where, mend=mend)
         qid, rewrite = field(row, "qid", str, where), field(row, "rewrite", str, where)
-        query = field(row, "question", str, where)
-        if number == 1:
-            query = opening = rewrite
+        question = field(row, "question", str, where)
         answer = field(field(row, "answer", dict, where), "text", str, where)
-        answers = tuple(a for a in references.get(qid, (answer,)) if a != NOTRECOVERED)
+        answers: tuple[str, ...] = (answer,)
+        if references is not None:
+            if qid not in references:
+                mend = "lines and references must be of one release"
+                what = f"question {qid!r} has no answers in quac_format"
+                raise UserError(what, where=where, mend=mend)
+            answers = references[qid]
+        opening = turns[0].query if turns else rewrite
         turns.append(
             Turn(
                 turn_id=f"{dialogue}_{number}",
                 conversation_id=dialogue,
                 number=number,
-                query=query,
-                history=tuple(_history(field(row, "history", list, where), opening, where)),
-                references=answers,
-                gold=tuple(qrels.get(qid, {})),
+                query=question if turns else opening,
+                history=tuple(_history(row, due - 1, opening, where)),
+                references=tuple(filter(_is_answer, answers)),
+                gold=judged.get(qid, ()),
                 rewrite=rewrite,
                 kind="unanswerable" if answer == CANNOTANSWER else "answer",
             )
@@ -118,10 +158,19 @@ def _conversation(
     return Conversation(dialogue, tuple(turns))
 
 
-def _history(entries: list[Any], opening: str, where: str) -> Iterator[Utterance]:
+def _history(row: Any, due: int, opening: str, where: str) -> Iterator[Utterance]:
+    """What was said before; the first question as its rewrite, as it was asked."""
+    entries = field(row, "history", list, where)
+    if len(entries) != due:
+        what = f"field history holds {len(entries)} exchanges, not the {due} before this question"
+        raise UserError(what, where=where, mend=DOWNLOAD)
     for position, entry in enumerate(entries):
         question = field(entry, "question", str, where)
-        yield Utterance("user", opening if position == 0 and opening else question)
+        yield Utterance("user", question if position else opening)
         answer = field(field(entry, "answer", dict, where), "text", str, where)
-        if answer != NOTRECOVERED:
+        if _is_answer(answer):
             yield Utterance("assistant", answer)
+
+
+def _is_answer(text: str) -> bool:
+    return bool(text.strip()) and text != NOTRECOVERED
