@@ -107,77 +107,125 @@ def test_reported_figures_are_those_that_are_known() -> None:
     }
 
 
-# ------------------------------------------------------------------------------------ OR-QuAC
+# --------------------------------------------------------------------------------- TopiOCQA
 
 
-def test_orquac_counts_first_and_last() -> None:
-    assert [t.turn_id for t in turns("orquac", "test")] == ["C_a_1_1", "C_a_1_2", "C_a_1_3"]
-    assert [t.turn_id for t in turns("orquac", "train")] == ["C_b_0_1", "C_b_0_2"]
-    assert [p.passage_id for p in passages("orquac")] == ["31@0", "31@1"]
-    assert passages("orquac")[0].title == "Mossy Ford"
+def test_topiocqa_counts_first_and_last() -> None:
+    dev = turns("topiocqa", "dev")
+    assert [t.turn_id for t in dev] == ["4_1", "4_2", "4_3", "6_1"]
+    assert [len(c.turns) for c in read("topiocqa", "dev")] == [3, 1]
+    assert [t.turn_id for t in turns("topiocqa", "train")] == ["11_1"]
+    assert dev[0] == Turn(
+        turn_id="4_1",
+        conversation_id="4",
+        number=1,
+        query="who designed the bridge at mossy ford",
+        references=("Una Kell.", "Una Kell did."),
+        gold=("7",),
+        topic="Mossy Ford",
+    )
+    assert dev[-1].query == "what was the old name of mossy ford"
 
 
-def test_orquac_first_question_is_its_rewrite_wherever_it_stands() -> None:
-    first, second, third = turns("orquac", "test")
-    opening = "Who designed the bridge at Mossy Ford?"
-    assert first.query == first.rewrite == opening
-    assert said(second)[0] == said(third)[0] == (USER, opening)
-    assert said(third)[2] == (USER, "Was she married?")
-    assert third.query == "When did it open?"
+def test_topiocqa_unanswerable_keeps_its_gold_passage() -> None:
+    last = turns("topiocqa", "dev")[2]
+    assert (last.kind, last.references, last.gold) == ("unanswerable", ("UNANSWERABLE",), ("9",))
+    assert said(last) == [
+        (USER, "who designed the bridge at mossy ford"),
+        (AGENT, "Una Kell."),
+        (USER, "Where was she born?"),
+        (AGENT, "Port Ember."),
+    ]
 
 
-def test_orquac_references_come_from_the_quac_file() -> None:
-    first, second, third = turns("orquac", "test")
-    assert first.references == ("designed by Una Kell", "Una Kell", "Una Kell")
-    assert (set(second.references), second.kind) == ({"CANNOTANSWER"}, "unanswerable")
-    assert third.references == ("opened in 1810", "in 1810")
+def test_topiocqa_blank_additional_answer_is_no_reference() -> None:
+    assert turns("topiocqa", "dev")[1].references == ("Port Ember.",)
 
 
-def test_orquac_judgements() -> None:
-    first, second, third = turns("orquac", "test")
-    assert first.gold == second.gold == ("31@1",)
-    assert third.gold == ()  # not in qrels.txt
+def test_topiocqa_corpus_quotes_and_titles() -> None:
+    first, *_, last = found = passages("topiocqa")
+    assert len(found) == 4
+    quoted = 'The ford was called "the wet stair" until 1810, when a bridge was built.'
+    assert first == Passage("3", quoted, "Mossy Ford History")
+    assert found[2].text == "A passage\nover two lines."
+    assert last.passage_id == "9"
 
 
-def test_orquac_lost_answers_are_no_references_and_no_history() -> None:
-    first, second = turns("orquac", "train")
-    assert first.references == () and first.gold == ("31@0",)
-    assert said(second) == [(USER, "What was Mossy Ford called?")]
-    assert second.references == ("after the wet stair",)
+# ------------------------------------------------------------------------------------- QReCC
 
 
-# ------------------------------------------------------------------------------------- INSCIT
+def test_qrecc_counts_first_and_last() -> None:
+    test = turns("qrecc", "test")
+    assert [t.turn_id for t in test] == ["1_1", "1_2", "1_3", "2_3"]
+    assert len(turns("qrecc", "train")) == 1
+    assert [p.passage_id[-3:] for p in passages("qrecc")] == ["_p2", "_p0", "_p1"]
+    assert passages("qrecc")[0] == Passage(
+        "https://fords.example/kell_p2", "Una Kell designed a bridge."
+    )
 
 
-def test_inscit_counts_first_and_last() -> None:
-    test = turns("inscit", "test")
-    assert [t.turn_id for t in test] == [f"fords_level2_dial9_{n}" for n in (1, 2, 3)]
-    assert [c.conversation_id for c in read("inscit", "train")] == ["fords_level1_dial1"]
-    found = passages("inscit")
-    assert [p.passage_id for p in found] == [f"Mossy Ford:{n}" for n in (0, 1, 2)]
-    assert found[0] == Passage("Mossy Ford:0", "History; Bridge", "Mossy Ford")
-    assert found[2].title == "Mossy Ford Bridge"
+def test_qrecc_first_question_is_its_rewrite() -> None:
+    first = turns("qrecc", "test")[0]
+    assert first.query == first.rewrite == "Who designed the bridge at Mossy Ford?"
 
 
-def test_inscit_two_annotators() -> None:
-    first = turns("inscit", "test")[0]
-    assert first.kind == "clarification"
-    assert first.references == ("The ford, or its bridge?", "It was called the wet stair.")
-    assert first.gold == ("Mossy Ford:1", "Mossy Ford:2")
+def test_qrecc_history_is_what_was_asked() -> None:
+    third = turns("qrecc", "test")[2]
+    assert said(third) == [
+        (USER, "Who designed the bridge at Mossy Ford?"),
+        (AGENT, "The bridge was designed by Una Kell."),
+        (USER, "Where was she born?"),  # Context has the rewrite; its empty answer says nothing
+    ]
+    assert third.rewrite == "Was Una Kell married?"
 
 
-def test_inscit_history_goes_on_with_one_of_them() -> None:
-    last = turns("inscit", "test")[2]
-    assert last.query == "Is it toll-free?"
-    assert said(last)[1:3] == [(AGENT, "The ford, or its bridge?"), (USER, "The latter.")]
+def test_qrecc_turns_absent_from_the_file_keep_their_rewrite() -> None:
+    asked = [text for role, text in said(turns("qrecc", "test")[3]) if role == USER]
+    assert asked == ["Is Mossy Ford deep?", "Is Mossy Ford cold?"]
 
 
-def test_inscit_turns_without_an_answer() -> None:
-    _, second, third = turns("inscit", "test")
-    assert second.kind == "no_direct_answer"
-    assert second.gold == ("Mossy Ford:2", "Mossy Ford:1")  # of the second annotator too
-    assert (third.kind, third.gold) == ("unanswerable", ())
-    assert third.references == ("I found nothing.",)
+def test_qrecc_unjudged_turns() -> None:
+    first, second, third, _ = turns("qrecc", "test")
+    assert [p[-3:] for p in first.gold] == ["_p1", "_p2"]  # named twice, judged once
+    assert second.references == () and second.gold == ()
+    assert third.references == ("No.",) and third.gold == ()  # [""] is no passage
+
+
+# ---------------------------------------------------------------------------------- FaithDial
+
+
+def test_faithdial_counts_first_and_last() -> None:
+    assert [t.turn_id for t in turns("faithdial", "test")] == ["1_1", "1_2", "2_1"]
+    assert len(turns("faithdial", "train")) == 1
+    texts = [p.text for p in passages("faithdial")]
+    assert texts == [
+        "The ford was called the wet stair.",
+        "Una Kell never learned to swim.",
+        "The bridge was designed by Una Kell.",
+    ]
+
+
+def test_faithdial_history_opens_with_either_speaker() -> None:
+    first, second, third = turns("faithdial", "test")
+    assert said(first) == [(AGENT, "Hello! What shall we talk about?")]
+    assert first.query == "Mossy Ford. Who designed the bridge?"
+    assert [role for role, _ in said(second)] == [AGENT, USER, AGENT]
+    assert said(third) == [] and third.query == "Mossy Ford!"
+
+
+def test_faithdial_reference_is_the_faithful_response() -> None:
+    first, second, _ = turns("faithdial", "test")
+    assert first.references == ("Una Kell did, I believe.",)
+    assert second.references == ("It was the wet stair.",)
+
+
+def test_faithdial_knowledge_of_any_split_is_one_pool() -> None:
+    pool = {p.text: p.passage_id for p in passages("faithdial")}
+    first, second, third = turns("faithdial", "test")
+    assert first.gold == (pool["The bridge was designed by Una Kell."],)
+    (train,) = turns("faithdial", "train")
+    assert second.gold == train.gold  # the same knowledge in two splits is one passage
+    assert third.gold == ()
 
 
 # ------------------------------------------------------------------------------ broken raw files
@@ -193,12 +241,14 @@ def edited(task: str, tmp_path: Path, name: str, edit: Callable[[str], str]) -> 
 @pytest.mark.parametrize(
     ("task", "name", "old", "new", "told"),
     [
-        ("orquac", "preprocessed/test.txt", "_q#1", "_1", "field qid"),
-        ("orquac", "quac_format/test.txt", '"answers"', '"answer"', "C_a_1_q#0"),
-        ("orquac", "all_blocks.txt", '"title": "Mossy Ford"', '"title": null', "field title"),
-        ("inscit", "test.json", "noAnswerButRelevantInfo", "no", "field responseType"),
-        ("inscit", "test.json", '   "What about Mossy Ford?"\n', "", "field context"),
-        ("inscit", "text_0420_processed/wiki_00", '"titles"', '"title"', "Mossy Ford:0"),
+        ("topiocqa", "topiocqa_valid.jsonl", '"Gold_passage"', '"Gold"', "field Gold_passage is"),
+        ("topiocqa", "topiocqa_valid.jsonl", '"Turn_no": 2', '"Turn_no": "2"', "line 2"),
+        ("topiocqa", "full_wiki_segments.tsv", "id\ttext", "id\ttxt", "header"),
+        ("topiocqa", "full_wiki_segments.tsv", "\tMossy Ford [SEP] Bridge", "", "2 columns"),
+        ("qrecc", "scai-qrecc21-test-turns.json", '"Truth_answer": "No."', '"A": 1', "record 3"),
+        ("qrecc", "scai-qrecc21-test-turns.json", '"Yes."\n', '"Yes.", "?"\n', "Context"),
+        ("qrecc", "wayback/part.jsonl", '"contents"', '"text"', "field contents is missing"),
+        ("faithdial", "test.json", '"knowledge"', '"fact"', "dialogue 1, utterance 1"),
     ],
 )
 def test_a_broken_record_is_named(
@@ -244,58 +294,80 @@ def dump_lines(path: Path, rows: list[Any]) -> None:
 
 
 @pytest.mark.data
-def test_real_inscit_dev(real: Path, tmp_path: Path, private_cache: Path) -> None:
-    folder, raw = real / "inscit", tmp_path / "raw"
-    raw.mkdir()
-    for split in ("train", "test"):
-        shutil.copy(folder / "dev.json", raw / f"{split}.json")
-    articles = [
-        {
-            "title": row["title"],
-            "passages": [
-                {"id": row["id"], "titles": row["title"].split(" [SEP] "), "text": row["text"]}
-            ],
-        }
-        for row in rows_of(folder / "dev_evidence_passages.tsv")
-    ]
-    dump(raw / "text_0420_processed" / "wiki_00", articles)
-    task = load_task("inscit", "mini", raw, progress=Silent())
+def test_real_topiocqa_dev(real: Path, tmp_path: Path, private_cache: Path) -> None:
+    """The hub's form, joined from the 2021 release and its gold passages."""
+    folder = real / "topiocqa"
+    numbers = {int(a): int(b) for a, b in map(dict.values, rows_of(folder / DEV_MAP))}
+    gold = {}
+    for line in (folder / "dev_original_with_gold_passage.jsonl").read_text("utf-8").splitlines():
+        row = json.loads(line)
+        passage = {"id": f"wiki:{row['passage_id']}", "title": row["title"]}
+        gold[row["conv_id"], row["turn_id"]] = {**passage, "text": row["passage_text"]}
+    dev = json.loads((folder / "topiocqa_dev.json").read_text("utf-8"))
+    for row in dev:
+        row["Conversation_no"] = numbers[row["Conversation_no"]]
+        row["Gold_passage"] = gold[row["Conversation_no"], row["Turn_no"]]
+    raw = tmp_path / "raw"
+    dump_lines(raw / "topiocqa_valid.jsonl", dev)
+    dump_lines(raw / "topiocqa_train.jsonl", dev[:1])
+    shutil.copy(folder / "dev_gold_passages.tsv", raw / "full_wiki_segments.tsv")
+
+    task = load_task("topiocqa", "mini", raw, progress=Silent())
     found = task.turns()
-    assert (len(found), len({t.conversation_id for t in found})) == (502, 86)
-    assert sum(len(t.references) == 2 for t in found) > 300
-    assert Counter(t.kind for t in found) == {
-        "answer": 344,
-        "no_direct_answer": 75,
-        "clarification": 66,
-        "unanswerable": 17,
-    }
-    assert len(task.corpus) == 996
-    expected: dict[str, dict[str, int]] = {}
-    for line in (folder / "dev_qrel.tsv").read_text("utf-8").splitlines():
-        turn, _, passage_id, _ = line.split("\t")
-        expected.setdefault(turn, {})[passage_id] = 1
+    assert (len(found), len({t.conversation_id for t in found})) == (2514, 205)
+    assert Counter(t.kind for t in found)["unanswerable"] == 174
+    assert len(task.corpus) == 1940
+    expected = {}
+    for line in (folder / "dev_qrel_gold.trec").read_text("utf-8").splitlines():
+        turn, _, passage_id, _ = line.split()
+        expected[turn] = {passage_id: 1}
     assert task.qrels() == expected
-    assert (len(expected), sum(map(len, expected.values()))) == (485, 1118)
+    for before, after in zip(found, found[1:], strict=False):
+        if after.number > 1:
+            asked = (Utterance("user", before.query), Utterance("assistant", before.references[0]))
+            assert after.history == (*before.history, *asked)
+
+
+DEV_MAP = "dev_conversation_no_map.tsv"
 
 
 @pytest.mark.data
-def test_real_quac_references(real: Path, tmp_path: Path) -> None:
-    content = json.loads((real / "orquac" / "quac_format_excerpt.json").read_text("utf-8"))
-    questions = content["data"][0]["paragraphs"][0]["qas"]
-    rows = [
-        {
-            "qid": question["id"],
-            "question": question["question"],
-            "rewrite": question["question"],
-            "history": [],
-            "answer": {**question["orig_answer"], "bid": 0},
-        }
-        for question in questions
-    ]
-    dump_lines(tmp_path / "preprocessed" / "test.txt", rows)
-    dump(tmp_path / "quac_format" / "test.txt", content)
-    dump(tmp_path / "qrels.txt", {})
-    found = turns("orquac", "test", tmp_path)
-    assert len(found) == 7
-    assert found[0].turn_id == "C_69758fcdfc1f46baba0e92c0f3b0919c_1_1"
-    assert found[0].references[0].startswith("30,803,747 speakers of Malayalam")
+def test_real_qrecc_sample_and_passages(real: Path, tmp_path: Path) -> None:
+    folder, raw = real / "qrecc", tmp_path / "raw"
+    rows = json.loads((folder / "dev-sampled2k-modified.json").read_text("utf-8"))
+    for row in rows:
+        row["Context"] = row.pop("NewContext")
+    rows.sort(key=lambda row: (row["Conversation_no"], row["Turn_no"]))
+    dump(raw / "scai-qrecc21-test-turns.json", rows)
+    (raw / "wayback").mkdir()
+    shutil.copy(folder / "scai_passages_excerpt.jsonl", raw / "wayback" / "part.jsonl")
+    found = turns("qrecc", "test", raw)
+    assert (len(found), len(read("qrecc", "test", raw))) == (2000, 1257)
+    assert sum(bool(t.gold) for t in found) == 927
+    assert sum(not t.references for t in found) == 203
+    qrels = json.loads((folder / "qrels_dev.txt").read_text("utf-8"))
+    assert all(set(t.gold) == set(qrels[t.turn_id]) - {""} for t in found)
+    assert len(passages("qrecc", raw)) == 326
+
+
+@pytest.mark.data
+def test_real_qrecc_context_is_restored(real: Path, tmp_path: Path) -> None:
+    """A whole real conversation, its fields renamed to SCAI's."""
+    names = {"Rewrite": "Truth_rewrite", "Answer": "Truth_answer"}
+    rows = json.loads((real / "qrecc" / "qrecc_test_excerpt.json").read_text("utf-8"))
+    renamed = [{names.get(k, k): v for k, v in r.items()} | {"Truth_passages": []} for r in rows]
+    dump(tmp_path / "scai-qrecc21-test-turns.json", renamed)
+    found = turns("qrecc", "test", tmp_path)
+    asked = [text for role, text in said(found[-1]) if role == USER]
+    assert asked == [found[0].query, *(row["Question"] for row in rows[1:-1])]
+    assert rows[-1]["Context"][2] == rows[1]["Rewrite"] != rows[1]["Question"] == asked[1]
+
+
+@pytest.mark.data
+def test_real_faithdial_example(real: Path, tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        shutil.copy(real / "faithdial" / "readme_example.json", tmp_path / f"{split}.json")
+    (turn,) = turns("faithdial", "test", tmp_path)
+    assert [role for role, _ in said(turn)] == [USER, AGENT]
+    assert turn.references[0].startswith("Sure. The concert started in September")
+    assert [p.passage_id for p in passages("faithdial", tmp_path)] == list(turn.gold)
