@@ -37,7 +37,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from uniconv_bench.conversation import Conversation, Kind, Passage, Turn, Utterance
+from uniconv_bench.conversation import Conversation, Kind, Passage, Role, Turn, Utterance
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import field, texts
 from uniconv_bench.formats import DOWNLOAD, find, locate, present, read_json, read_tsv
@@ -85,6 +85,7 @@ def passages(raw: Path) -> Iterator[Passage]:
     """Every passage of every article, or of the table; its titles joined into one."""
     paths = sorted(p for p in (raw / ARTICLES).rglob("*") if p.is_file())
     table = find(raw, *TABLES)
+    found: Iterator[tuple[str, list[str], str]]
     if paths:
         found = (row for path in paths for row in _of_articles(path))
     elif table is not None:
@@ -125,7 +126,7 @@ def _turn(name: str, number: int, row: Any, where: str) -> Turn:
     if len(context) != 2 * number - 1:
         what = f"field context holds {len(context) // 2} exchanges, not {number - 1}"
         raise UserError(what, where=where, mend="a conversation has all its turns, in order")
-    roles = ("user", "assistant")
+    roles: tuple[Role, Role] = ("user", "assistant")
     labels = field(row, "labels", list, where)
     if not labels:
         mend = "every turn has one or two annotators' labels"
