@@ -417,10 +417,25 @@ def test_run_json(command: Run, calls: list[dict[str, Any]]) -> None:
 
 
 def test_all_names_everything(command: Run, calls: list[dict[str, Any]]) -> None:
-    command("run", "--task", "all", "--system", "oracle", "--json")
+    command("run", "--task", "all", "--system", "oracle", "--profile", "mini", "--json")
     assert [call["args"][0] for call in calls] == [
         row["name"] for row in json.loads(command("list", "tasks", "--json")[1])
     ]
+
+
+def test_all_leaves_out_tasks_without_a_sample(command: Run, calls: list[dict[str, Any]]) -> None:
+    err = command("run", "--task", "all", "--system", "oracle")[2]
+    done = [call["args"][0] for call in calls]
+    assert {"qrecc", "inscit"} <= set(done) and "coral" not in done
+    assert err.startswith("left out of 'all', as they ship no sample: coral")
+    # Who asks for it by name is told how to get it.
+    command("run", "--task", "coral", "--task", "all", "--system", "oracle")
+    assert [call["args"][0] for call in calls[len(done) :]] == ["coral", *done]
+
+
+def test_a_task_without_a_sample_says_what_to_choose(refused: Callable[..., str]) -> None:
+    message = refused("prepare", "--task", "coral")
+    assert "'coral' ships no sample" in message and "--profile mini or full" in message
 
 
 def test_a_wrong_name_stops_before_any_work(

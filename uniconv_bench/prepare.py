@@ -112,7 +112,7 @@ def _shipped(card_path: Path, name: str, profile: Profile) -> Path | None:
         return None
     folder = card_path.parent / "sample" / name
     if not folder.is_dir():
-        mend = "put its raw files there, or name their folder with --data-dir"
+        mend = "choose --profile mini or full, with --data-dir FOLDER of its official files"
         raise UserError(f"task {name!r} ships no sample", where=folder, mend=mend)
     return folder
 

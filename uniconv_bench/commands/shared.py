@@ -84,14 +84,27 @@ def expanded(kind: registry.Kind, given: Sequence[str]) -> list[str]:
     return list(chosen)
 
 
+def tasks_of(given: Sequence[str], profile: Profile) -> list[str]:
+    """As `expanded`; in profile `sample`, `all` leaves out tasks that ship none, and says which."""
+    tasks = expanded("task", given)
+    left_out = [n for n in tasks if profile == "sample" and n not in given and not _has_sample(n)]
+    if left_out:
+        note(f"left out of 'all', as they ship no sample: {', '.join(left_out)}")
+    return [name for name in tasks if name not in left_out]
+
+
+def _has_sample(name: str) -> bool:
+    return (registry.task_card(name)[1].parent / "sample" / name).is_dir()
+
+
 def pairs_of(
-    tasks: Sequence[str], systems: Sequence[str], limit: int | None
+    tasks: Sequence[str], systems: Sequence[str], profile: Profile, limit: int | None
 ) -> list[tuple[str, str]]:
     """(task, system) of everything asked for, system by system."""
     if limit is not None and limit < 1:
         mend = "give 1 or more, or leave --limit out for all turns"
         raise UserError(f"--limit {limit} leaves no turn", mend=mend)
-    ones, others = expanded("task", tasks), expanded("system", systems)
+    ones, others = tasks_of(tasks, profile), expanded("system", systems)
     pairs = [(one, other) for other in others for one in ones]
     if len(pairs) > 1:
         note(f"{len(ones)} tasks x {len(others)} systems: {len(pairs)} pairs")

@@ -26,6 +26,7 @@ from uniconv_bench.commands.shared import (
     print_json,
     print_rows,
     progress,
+    tasks_of,
 )
 from uniconv_bench.errors import UserError
 
@@ -45,7 +46,7 @@ def prepare(
     from uniconv_bench import prepare as stage
     from uniconv_bench.task import Task
 
-    tasks = expanded("task", task)
+    tasks = tasks_of(task, profile)
     one_task_for(data_dir, tasks)
     found: dict[str, dict[str, Any]] = {}
     for name in tasks:
@@ -92,7 +93,7 @@ def retrieve(
     from uniconv_bench import evaluate
 
     rows = []
-    for one, other in pairs_of(task, system, limit):
+    for one, other in pairs_of(task, system, profile, limit):
         announce("retrieve", one, other, profile, limit)
         path = evaluate.retrieve(one, other, profile, limit=limit, progress=progress())
         rows.append({"name": f"{other} on {one}", "task": one, "system": other, "run": str(path)})
@@ -112,7 +113,7 @@ def generate(
     """Answer every test turn from its session and retrieved passages; writes JSON lines."""
     from uniconv_bench import evaluate
 
-    pairs = pairs_of(task, system, limit)
+    pairs = pairs_of(task, system, profile, limit)
     if run_file is not None and len({one for one, _ in pairs}) > 1:
         raise UserError("--run holds the passages of one task", mend="name one --task")
     rows = []
@@ -141,7 +142,7 @@ def run(
     from uniconv_bench import display, evaluate
     from uniconv_bench.task import load_task
 
-    pairs = pairs_of(task, system, limit)
+    pairs = pairs_of(task, system, profile, limit)
     one_task_for(data_dir, sorted({one for one, _ in pairs}))
     records: list[ResultRecord] = []
     retrained: set[str] = set()
