@@ -1,1 +1,1 @@
-"""The five datasets: a card and a module each; a plug-in like any outsider's."""
+"""The datasets: a card and a module each; a plug-in like any outsider's."""

@@ -64,7 +64,7 @@ def test_listing_metrics_imports_nothing_heavy() -> None:
         "import json, sys; from uniconv_bench import metrics, records, runs, tables; "
         "print(len(metrics.METRICS)); "
         "print(json.dumps([m for m in ('numpy', 'numba', 'ranx', 'evaluate', 'datasets', 'torch', "
-        "'pandas', 'pyarrow') if m in sys.modules]))"
+        "'pandas', 'pyarrow', 'spacy') if m in sys.modules]))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(out.stdout.splitlines()[-1]) == []
@@ -256,6 +256,41 @@ def test_official_variants_by_hand(
         assert value == pytest.approx(expected, abs=1e-12), name
 
 
+@pytest.mark.parametrize(
+    ("prediction", "references", "expected", "plain"),
+    [
+        ("The bridge.", ["a BRIDGE"], 1.0, 1.0),
+        # it s well known bridge | bridge is well known: 3 of 5 and 3 of 4; plainly its wellknown.
+        ("It's a well-known bridge", ["The bridge is well known."], 6 / 9, 2 / 7),
+        # ca nt | ca nt go: 2 of 2 and 2 of 3; plainly cant.
+        ("can't", ["Can't  go"], 4 / 5, 2 / 3),
+        # 1810 12 | 12: 1 of 2 and 1 of 1; plainly 181012.
+        ("1810-12", ["12"], 2 / 3, 0.0),
+        # 31 m | 31 metres: 1 of 2 each; plainly 31m.
+        ("31m", ["31 metres"], 1 / 2, 0.0),
+        # The best of two annotators, not their mean nor one against the other.
+        ("under the bridge", ["on the weir", "under a bridge"], 1.0, 1.0),
+        ("a.", ["the"], 1.0, 1.0),
+        ("", ["weir"], 0.0, 0.0),
+    ],
+)
+def test_f1_inscit_by_hand(
+    prediction: str, references: list[str], expected: float, plain: float
+) -> None:
+    """Kernel point 12: spaCy cuts before SQuAD's normalisation joins; `f1` does not."""
+    pytest.importorskip("spacy")
+    value = score_answers({"c_1": references}, {"c_1": prediction}, ["f1_inscit"])
+    assert value["f1_inscit"]["c_1"] == pytest.approx(expected, abs=1e-12)
+    assert token_f1(prediction, references) == pytest.approx(plain, abs=1e-12)
+
+
+def test_f1_inscit_without_spacy_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    metrics._spacy_tokenizer.cache_clear()
+    with pytest.raises(UserError, match=r"needs spaCy; pip install 'uniconv-bench\[inscit\]'"):
+        metrics.inscit_f1("x", ["x"])
+
+
 def test_normalisation_by_hand() -> None:
     assert normalise("  The “Quick”, (brown)\tFOX's  an-the a.") == "“quick” brown foxs anthe"
 
@@ -273,6 +308,7 @@ def test_a_missing_answer_scores_zero_even_where_an_empty_one_is_right() -> None
 
 def test_gold_answers_score_one_on_every_generation_metric() -> None:
     """Kernel point 13. The leave-one-out variants can give 1 for a single reference only."""
+    pytest.importorskip("spacy")
     references = {f"c_{i}": ["UNANSWERABLE", f"The {i} of a"] for i in range(20)}
     for chosen in (0, 1):
         gold = {turn_id: texts[chosen] for turn_id, texts in references.items()}

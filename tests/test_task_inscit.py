@@ -28,6 +28,7 @@ from reading import (
 )
 
 from uniconv_bench.conversation import Passage, Turn, Utterance
+from uniconv_bench.metrics import inscit_f1, token_f1
 from uniconv_bench.prepare import qrels_file
 
 ARTICLES = "text_0420_processed"
@@ -306,6 +307,21 @@ def test_real_dev_judgements_line_for_line(tmp_path: Path, private_cache: Path) 
         assert number == turn.rpartition("_")[2]
         assert seen.setdefault(conversation_of([turn]), ordinal) == ordinal
     assert len(set(seen.values())) == len(seen) == 86
+
+
+@pytest.mark.data
+def test_real_dev_annotators_against_each_other() -> None:
+    """The official F1 of the one annotator's response, the other's being the reference."""
+    pytest.importorskip("spacy")
+    content = json.loads((official("inscit") / "dev.json").read_text("utf-8"))
+    labels = [turn["labels"] for body in content.values() for turn in body["turns"]]
+    pairs = [[label["response"] for label in both] for both in labels if len(both) == 2]
+    values = [inscit_f1(one, [other]) for one, other in pairs]
+    assert len(values) == 333
+    # Equal to what the arithmetic of the official eval/eval.py, written anew, gave on these pairs.
+    assert sum(values) / len(values) == pytest.approx(0.429881, abs=1e-6)
+    plain = [token_f1(one, [other]) for one, other in pairs]
+    assert sum(plain) / len(plain) == pytest.approx(0.427360, abs=1e-6)
 
 
 def conversation_of(row: list[str]) -> str:

@@ -14,6 +14,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from uniconv_bench.errors import UserError, unknown_name
@@ -102,6 +103,11 @@ _GENERATION: dict[str, tuple[str, str, str]] = {
         "F1 (QuAC)",
         "as f1_topiocqa, after a majority vote on CANNOTANSWER; no turn is filtered out",
         "scorer.py of prdwb/orconvqa-release (its unfiltered F1); computed by evaluate",
+    ),
+    "f1_inscit": (
+        "F1 (INSCIT)",
+        "as f1, of lower-cased texts that spaCy has cut into words (needs the extra `inscit`)",
+        "eval.py of ellenmellon/INSCIT; computed by evaluate",
     ),
 }
 
@@ -291,6 +297,33 @@ def quac_f1(prediction: str, references: Sequence[str]) -> float:
     return _leave_one_out([0.0 if empty else _overlap(prediction, answer) for answer in answers])
 
 
+def inscit_f1(prediction: str, references: Sequence[str]) -> float:
+    """INSCIT's official F1, the best over the annotators' responses; the metric `f1_inscit`.
+
+    spaCy parts what SQuAD's normalisation would run together: "well-known" is two words, not one.
+
+    Raises:
+        UserError: spaCy is not installed.
+    """
+    return token_f1(_cut(prediction), [_cut(reference) for reference in references])
+
+
+def _cut(text: str) -> str:
+    """The words and signs of a lower-cased text, single blanks between them."""
+    return " ".join(token.text for token in _spacy_tokenizer()(" ".join(text.lower().split())))
+
+
+@cache
+def _spacy_tokenizer() -> Any:
+    """The English rules, which are those of the model that the official script loads."""
+    try:
+        import spacy
+    except ImportError as error:
+        mend = "pip install 'uniconv-bench[inscit]'"
+        raise UserError("metric 'f1_inscit' needs spaCy", mend=mend) from error
+    return spacy.blank("en").tokenizer
+
+
 def _leave_one_out(values: Sequence[float]) -> float:
     if len(values) == 1:
         return values[0]
@@ -303,6 +336,7 @@ GENERATION: dict[str, Callable[[str, Sequence[str]], float]] = {
     "f1": token_f1,
     "f1_topiocqa": leave_one_out_f1,
     "f1_quac": quac_f1,
+    "f1_inscit": inscit_f1,
 }
 """Name -> definition: (answer, references) -> value."""
 
