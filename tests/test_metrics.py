@@ -268,6 +268,8 @@ def test_official_variants_by_hand(
         ("1810-12", ["12"], 2 / 3, 0.0),
         # 31 m | 31 metres: 1 of 2 each; plainly 31m.
         ("31m", ["31 metres"], 1 / 2, 0.0),
+        # endthe weir | end weir: lower case goes first, and hides from spaCy where a sentence ends.
+        ("end.The weir", ["end weir"], 1 / 2, 1 / 2),
         # The best of two annotators, not their mean nor one against the other.
         ("under the bridge", ["on the weir", "under a bridge"], 1.0, 1.0),
         ("a.", ["the"], 1.0, 1.0),

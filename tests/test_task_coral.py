@@ -85,9 +85,11 @@ def test_passages_first_and_last() -> None:
     assert found[-1] == Passage("30", "Eels climb the weir in May.")
 
 
-def test_no_citation_is_left() -> None:
+def test_no_citation_is_left(tmp_path: Path) -> None:
+    raw = copied("coral", tmp_path)
+    replaced(raw / TEST, "with a bridge [7].", "with a bridge \\n[7].")
     for split in ("train", "test"):
-        for turn in turns("coral", split):
+        for turn in turns("coral", split, raw):
             for text in (*turn.references, *(u.text for u in turn.history)):
                 assert "[" not in text and "  " not in text and " ." not in text
 
@@ -132,6 +134,11 @@ def as_second_release(raw: Path) -> None:
         judgements_file.write_text("Nobody_1 0 7 1\n")
 
 
+def beside_later_judgements(raw: Path) -> None:
+    """Judgements of a release whose conversations are not there are not read."""
+    (raw / "test" / "new_test_qrel.trec").write_text("Nobody_1 0 7 1\n")
+
+
 def without_judgements(raw: Path) -> None:
     for split in ("train", "test"):
         (raw / split / f"{split}_qrel.tsv").unlink()
@@ -163,6 +170,7 @@ def under_other_names(*names: str) -> Callable[[Path], None]:
     [
         as_lines,
         as_second_release,
+        beside_later_judgements,
         without_judgements,
         with_numbers_as_text,
         under_other_names("pid", "text"),
