@@ -5,9 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.filesize import decimal
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
 
 
@@ -15,7 +23,9 @@ class Silent:
     """Shows nothing."""
 
     @contextmanager
-    def track(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    def track(
+        self, label: str, total: int, unit: Literal["", "B"] = ""
+    ) -> Iterator[Callable[[int], None]]:
         """A context whose value does nothing."""
         yield lambda n: None
 
@@ -36,38 +46,47 @@ class Bars:
         self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
-    def track(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    def track(
+        self, label: str, total: int, unit: Literal["", "B"] = ""
+    ) -> Iterator[Callable[[int], None]]:
         """Shows the work of one stage while the context is open."""
-        start = time.perf_counter()
+        start, done = time.perf_counter(), 0
         show = self._bar if self.console.is_terminal else self._lines
-        with show(label, total) as advance:
-            yield advance
-        self.note(f"  {label}: {total:,} in {time.perf_counter() - start:.1f} s")
+        with show(label, total, unit) as advance:
+
+            def counted(count: int) -> None:
+                nonlocal done
+                done += count
+                advance(count)
+
+            yield counted
+        seconds = time.perf_counter() - start
+        self.note(f"  {label}: {_amount(total or done, unit)} in {seconds:.1f} s")
 
     @contextmanager
-    def _bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    def _bar(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         columns = (
             TextColumn("  {task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            DownloadColumn() if unit else MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("left"),
         )
         start, done = time.perf_counter(), 0
         with RichProgress(*columns, console=self.console, transient=True) as bars:
-            bar = bars.add_task(label, total=total, rate="")
+            bar = bars.add_task(label, total=total or None, rate="")
 
             def advance(count: int) -> None:
                 nonlocal done
                 done += count
                 rate = done / max(time.perf_counter() - start, 1e-9)
-                bars.update(bar, advance=count, rate=f"{rate:,.1f}/s")
+                bars.update(bar, advance=count, rate=f"{_amount(rate, unit)}/s")
 
             yield advance
 
     @contextmanager
-    def _lines(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    def _lines(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         start = last = time.perf_counter()
         done = 0
 
@@ -75,9 +94,21 @@ class Bars:
             nonlocal done, last
             done += count
             now = time.perf_counter()
-            if now - last >= self.quiet_seconds and done < total:
-                last = now
-                left = (now - start) / done * (total - done)
-                self.note(f"  {label}: {done:,}/{total:,}, about {left:.0f} s left")
+            if now - last < self.quiet_seconds or (total and done >= total):
+                return
+            last = now
+            if not total:
+                self.note(f"  {label}: {_amount(done, unit)} so far")
+                return
+            left = (now - start) / done * (total - done)
+            far = f"{_amount(done, unit)}/{_amount(total, unit)}"
+            rate = f", {_amount(done / (now - start), unit)}/s" if unit else ""
+            self.note(f"  {label}: {far}{rate}, about {left:.0f} s left")
 
         yield advance
+
+
+def _amount(number: float, unit: str) -> str:
+    if unit:
+        return decimal(int(number))
+    return f"{number:,}" if isinstance(number, int) else f"{number:,.1f}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from uniconv_bench.cards import Inference, TaskCard
 from uniconv_bench.conversation import Passage, Turn
@@ -23,8 +23,13 @@ Ranking = list[tuple[str, float]]
 class Progress(Protocol):
     """Shows how far long work has come; `evaluate` passes one to every stage."""
 
-    def track(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        """A context whose value is called with the number of items just done."""
+    def track(
+        self, label: str, total: int, unit: Literal["", "B"] = ""
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        """A context whose value is called with the number of items, or bytes, just done.
+
+        A `total` of 0 is unknown.
+        """
 
     def note(self, message: str) -> None:
         """One line that a person should read."""
