@@ -1,0 +1,112 @@
+"""Archives into a folder, safely: no member leaves it, none is a link, their size is bounded.
+
+Knows nothing of where an archive comes from.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Literal, cast
+
+from uniconv_bench.errors import UserError
+from uniconv_bench.system import Progress
+
+Kind = Literal["gzip", "zip", "tar.gz"]
+RATIO, FLOOR = 50, 1 << 24
+"""Text is packed to a tenth, seldom to a thirtieth; beyond this an archive is a trap."""
+CHUNK = 1 << 20
+
+
+def unpack(
+    archive: Path, kind: Kind, folder: Path, label: str, progress: Progress
+) -> dict[str, dict[str, Any]]:
+    """Unpacks into an empty folder; member -> `sha256` and `bytes`.
+
+    A gzip file's one member is called `label`.
+
+    Raises:
+        UserError: the archive is damaged, or a member of it is not plain data inside `folder`.
+    """
+    limit = max(FLOOR, RATIO * archive.stat().st_size)
+    found: dict[str, dict[str, Any]] = {}
+    written = read = 0
+    try:
+        with (
+            archive.open("rb") as raw,
+            progress.track(f"unpack {label}", archive.stat().st_size, "B") as advance,
+        ):
+            for member, stream in _members(raw, kind, label):
+                name = _checked(member, archive)
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                digest, start = hashlib.sha256(), written
+                with target.open("xb") as out:
+                    while chunk := stream.read(CHUNK):
+                        written += len(chunk)
+                        if written > limit:
+                            raise _unsafe(archive, f"unpacks to more than {limit:,} bytes")
+                        out.write(chunk)
+                        digest.update(chunk)
+                        advance(raw.tell() - read)
+                        read = raw.tell()
+                found[name] = {"sha256": digest.hexdigest(), "bytes": written - start}
+    except FileExistsError as error:
+        raise _unsafe(archive, f"holds {name!r} twice") from error
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        mend = "fetch it again"
+        raise UserError(f"truncated or damaged {kind} archive", where=archive, mend=mend) from error
+    except NotImplementedError as error:
+        mend = "unpack it by hand and name the folder with --data-dir"
+        raise UserError(f"cannot unpack: {error}", where=archive, mend=mend) from error
+    if not found:
+        raise UserError("an archive without a file", where=archive, mend="fetch it again")
+    return found
+
+
+def _members(raw: IO[bytes], kind: Kind, label: str) -> Iterator[tuple[str, IO[bytes]]]:
+    """(name, contents) of every file, in the archive's order."""
+    if kind == "gzip":
+        with gzip.open(raw) as packed:
+            yield label, cast(IO[bytes], packed)
+    elif kind == "zip":
+        with zipfile.ZipFile(raw) as box:
+            for info in box.infolist():
+                if info.is_dir():
+                    continue
+                if stat.S_ISLNK(info.external_attr >> 16):
+                    raise _unsafe(raw.name, f"member {info.filename!r} is a link")
+                if info.flag_bits & 1:
+                    raise _unsafe(raw.name, f"member {info.filename!r} is encrypted")
+                with box.open(info) as stream:
+                    yield info.filename, stream
+    else:
+        with gzip.open(raw) as packed:
+            with tarfile.open(fileobj=packed, mode="r|") as pack:
+                for member in pack:
+                    if member.isdir():
+                        continue
+                    contents = pack.extractfile(member) if member.isreg() else None
+                    if contents is None:
+                        raise _unsafe(raw.name, f"member {member.name!r} is a link or a device")
+                    yield member.name, contents
+            # A tar file may end early unnoticed; gzip checks length and sum at its own end.
+            while packed.read(CHUNK):
+                pass
+
+
+def _checked(name: str, archive: Path) -> str:
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or set(name) & {"\\", "\0"}:
+        raise _unsafe(archive, f"member {name!r} is no path inside a folder")
+    return path.as_posix()
+
+
+def _unsafe(archive: Path | str, what: str) -> UserError:
+    return UserError(f"unsafe archive: {what}", where=archive, mend="do not use it; tell its owner")
