@@ -6,7 +6,7 @@ and `sources` says where its value comes from.
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -78,6 +78,41 @@ class Mini(Card):
     """Of the conversations, where one split has to be cut into train and test."""
 
 
+class Source(Card):
+    """One raw file of a dataset, or an archive of several, and where it comes from."""
+
+    file: str
+    """Path in the raw folder, where the task's reader expects it; of a zip or tar.gz archive the
+    folder that it is unpacked into (`.`: the raw folder itself)."""
+    url: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
+    """A direct download of a pinned revision."""
+    manual: str | None = None
+    """Where no direct download is known: what a person has to get, and from where."""
+    bytes: Positive | None = None
+    """Exact size of the download."""
+    about_bytes: Positive | None = None
+    """Its rounded size, where only that is published; for estimates alone."""
+    checksum: Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")] | None = (
+        None
+    )
+    """Published digest of the download; without one the first download's own is kept."""
+    unpack: Literal["gzip", "zip", "tar.gz"] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Source:
+        if (self.url is None) == (self.manual is None):
+            raise ValueError(f"source of {self.file!r} needs either url or manual")
+        if self.unpack and self.manual:
+            raise ValueError(f"source of {self.file!r}: what is got by hand is unpacked by hand")
+        if "\\" in self.file or PurePosixPath(self.file).is_absolute():
+            raise ValueError(f"file {self.file!r} is no relative path")
+        if self.file != "." and any(part in ("", ".", "..") for part in self.file.split("/")):
+            raise ValueError(f"file {self.file!r} is no plain path inside the raw folder")
+        if self.file == "." and self.unpack not in ("zip", "tar.gz"):
+            raise ValueError("file '.' is for zip and tar.gz archives")
+        return self
+
+
 class TaskCard(Card):
     """One dataset: its facts, its judged splits, its metrics, what is known about it."""
 
@@ -87,6 +122,10 @@ class TaskCard(Card):
     description: str
     homepage: str
     licence: str
+    licence_terms: Literal["open", "non-commercial", "unstated"] = "unstated"
+    """Other than `open`, a person has to accept the licence before a download."""
+    sources: tuple[Source, ...] = ()
+    """The raw files; empty: only a folder of a person's own can be prepared."""
     citation: str
     language: str = "en"
     test_split: str = "test"
@@ -103,6 +142,13 @@ class TaskCard(Card):
     bm25: Bm25Settings = Bm25Settings()
     mini: Mini = Mini()
     reported: tuple[Reported, ...] = ()
+
+    @model_validator(mode="after")
+    def _sources_differ(self) -> TaskCard:
+        files = [source.file for source in self.sources]
+        if twice := [file for file in files if files.count(file) > 1]:
+            raise ValueError(f"two sources of {twice[0]!r}")
+        return self
 
 
 class DenseRetriever(Card):
