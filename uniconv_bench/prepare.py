@@ -150,7 +150,8 @@ def _latest(card: TaskCard, card_path: Path, profile: Profile) -> Path:
         _prepared(card, card_path, profile), key=lambda f: (f / MANIFEST).stat().st_mtime_ns
     )
     if not folders:
-        mend = f"pass --data-dir FOLDER with the official files (see {card.homepage})"
+        command = f"uniconv-bench prepare --task {card.name} --profile {profile}"
+        mend = f"first run {command} (with --data-dir FOLDER if you have the official files)"
         raise UserError(f"no {profile} data of {card.title} is prepared", mend=mend)
     open_artefact(folders[-1])
     return folders[-1]

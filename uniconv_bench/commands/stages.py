@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from uniconv_bench.commands.shared import (
     DataOption,
     JsonOption,
     LimitOption,
+    Profile,
     ProfileOption,
     ResultsOption,
     RetrainOption,
@@ -38,20 +40,48 @@ def prepare(
     task: TaskOption,
     profile: ProfileOption = "sample",
     data_dir: DataOption = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Make no connection: cached raw files only.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List files, licence, disk and time; do nothing.")
+    ] = False,
+    accept_licence: Annotated[
+        bool,
+        typer.Option("--accept-licence", help="Accept terms that are non-commercial or unstated."),
+    ] = False,
     force: Annotated[bool, typer.Option(help="Prepare anew.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Read raw files into the cache: turns, passages and judgements, checked."""
-    from uniconv_bench import display
+    """Get raw files and read them into the cache: turns, passages and judgements, checked.
+
+    The files come from --data-dir, else from the sources that the card names, else, with
+    --offline, from the cache alone.
+    """
+    from uniconv_bench import display, fetch
     from uniconv_bench import prepare as stage
     from uniconv_bench.task import Task
 
     tasks = tasks_of(task, profile)
     one_task_for(data_dir, tasks)
+    if dry_run:
+        _costs(tasks, profile, data_dir, as_json)
+        return
     found: dict[str, dict[str, Any]] = {}
     for name in tasks:
         card, path = registry.task_card(name)
-        folder = stage.prepare(card, path, profile, data_dir, force=force, progress=progress())
+        raw = data_dir
+        if profile != "sample":
+            note(fetch.licence_line(card))
+            if raw is None and (force or not stage.is_prepared(card, path, profile)):
+                raw = fetch.fetch(
+                    card,
+                    profile,
+                    offline=offline,
+                    accept_licence=accept_licence,
+                    progress=progress(),
+                )
+        folder = stage.prepare(card, path, profile, raw, force=force, progress=progress())
         found[card.name] = {"folder": str(folder), **Task(card, profile, folder).counts}
     if as_json:
         print_json([{"name": name, "profile": profile, **c} for name, c in found.items()])
@@ -60,6 +90,25 @@ def prepare(
         display.show_counts(f"{name} ({profile})", counts)
         note(f"folder: {counts['folder']}")
     next_step(f"uniconv-bench run --task {tasks[0]} --system uniconv --profile {profile}")
+
+
+def _costs(tasks: Sequence[str], profile: Profile, data_dir: Path | None, as_json: bool) -> None:
+    """What `prepare` would read and fetch, and what that takes; touches nothing."""
+    from uniconv_bench import display, fetch, prepare
+
+    found: list[dict[str, Any]] = []
+    for name in tasks:
+        card, path = registry.task_card(name)
+        shipped = path.parent / "sample" / card.name if profile == "sample" else None
+        plan = fetch.plan(card, profile, data_dir or shipped)
+        ready = data_dir is None and prepare.is_prepared(card, path, profile)
+        found.append({**plan.to_json(), "prepared": ready})
+        if not as_json:
+            display.show_rows([line.to_row() for line in plan.lines], f"{card.title} ({profile})")
+            note(fetch.licence_line(card))
+            note("prepared already: nothing to do" if ready else plan.cost())
+    if as_json:
+        print_json(found)
 
 
 def train(

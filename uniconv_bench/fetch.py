@@ -1,0 +1,185 @@
+"""What it takes to have a task's raw files, and getting them: licence, disk, time, downloads.
+
+Reads cards, never a dataset's format.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from uniconv_bench.cards import Profile, TaskCard
+from uniconv_bench.download import Patience
+from uniconv_bench.errors import UserError
+from uniconv_bench.files import cache_dir, write_json
+from uniconv_bench.rawfiles import Line, RawFiles, files_of
+from uniconv_bench.system import Progress
+
+DOWNLOAD_RATE, READ_RATE = 10_000_000, 30_000_000
+"""Bytes a second of a middling line, and of reading, checking and writing raw text; assumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What it takes to have a task's raw files and to prepare them."""
+
+    card: TaskCard
+    profile: Profile
+    lines: tuple[Line, ...]
+    accepted: bool
+    free: int
+
+    @property
+    def download(self) -> int:
+        """Bytes to fetch, of files whose size is known."""
+        waiting = [line for line in self.lines if line.state in ("partial", "to fetch")]
+        return sum(line.bytes - line.done for line in waiting if line.bytes is not None)
+
+    @property
+    def unknown(self) -> int:
+        """Number of files to fetch whose size is not known."""
+        return sum(line.state != "there" and line.bytes is None for line in self.lines)
+
+    @property
+    def room(self) -> int:
+        """Bytes of disk still needed; a reduced corpus takes next to nothing once prepared."""
+        prepared = sum(line.text for line in self.lines) if self.profile == "full" else 0
+        return sum(line.room for line in self.lines) + prepared
+
+    @property
+    def seconds(self) -> float:
+        """Time to download and to prepare, at the assumed rates."""
+        text = sum(line.text for line in self.lines)
+        return self.download / DOWNLOAD_RATE + text / READ_RATE
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "name": self.card.name,
+            "profile": self.profile,
+            "licence": self.card.licence,
+            "terms": self.card.licence_terms,
+            "accepted": self.accepted,
+            "files": [line.to_json() for line in self.lines],
+            "download_bytes": self.download,
+            "unknown_sizes": self.unknown,
+            "disk_bytes": self.room,
+            "free_bytes": self.free,
+            "seconds": round(self.seconds),
+            "assumed_rates": {"download": DOWNLOAD_RATE, "read": READ_RATE},
+        }
+
+    def cost(self) -> str:
+        """Disk and time in a sentence."""
+        from rich.filesize import decimal
+
+        unknown = f" and {self.unknown} of unknown size" if self.unknown else ""
+        about = "at least" if self.unknown else "about"
+        minutes = f"{self.seconds / 60:.0f} min" if self.seconds >= 90 else f"{self.seconds:.0f} s"
+        return (
+            f"to fetch: {decimal(self.download)}{unknown}; disk: {about} {decimal(self.room)} "
+            f"more of {decimal(self.free)} free; time: {about} {minutes}, assuming "
+            f"{decimal(DOWNLOAD_RATE)}/s of download and {decimal(READ_RATE)}/s of reading"
+        )
+
+
+def plan(card: TaskCard, profile: Profile, raw: Path | None = None) -> Plan:
+    """What it takes to prepare a task, from a folder or from the card's sources; asks no server."""
+    store = RawFiles(card)
+    if raw is None:
+        lines = tuple(store.line(source) for source in card.sources)
+    elif raw.is_dir():
+        sizes = [(p.relative_to(raw).as_posix(), p.stat().st_size) for p in files_of(raw)]
+        lines = tuple(Line(name, str(raw), "there", n, True, n, n) for name, n in sizes)
+    else:
+        raise UserError("no such folder", where=raw, mend="--data-dir names the raw files' folder")
+    there = next(p for p in (cache_dir(), *cache_dir().parents) if p.exists())
+    return Plan(card, profile, lines, store.accepted(), shutil.disk_usage(there).free)
+
+
+def licence_line(card: TaskCard) -> str:
+    """What a person may do with a dataset, in one line."""
+    needs = "" if RawFiles(card).accepted() else "; to download it, add --accept-licence"
+    return f"licence of {card.title} ({card.licence_terms}): {card.licence}; {card.homepage}{needs}"
+
+
+def fetch(
+    card: TaskCard,
+    profile: Profile,
+    *,
+    offline: bool = False,
+    accept_licence: bool = False,
+    progress: Progress,
+    patience: Patience | None = None,
+) -> Path:
+    """The task's raw folder in the cache, complete and checked; fetches what it lacks.
+
+    Args:
+        card: names the sources.
+        profile: what the files are for; decides how much disk is needed.
+        offline: make no connection.
+        accept_licence: a person accepts terms that are not open; remembered.
+        progress: told what is done.
+        patience: limits of a download.
+
+    Raises:
+        UserError: something is missing that cannot or may not be fetched, or is not what it
+            should be; the line says how to get it.
+    """
+    store = RawFiles(card)
+    if not card.sources:
+        mend = f"get its files from {card.homepage} and name their folder with --data-dir"
+        raise UserError(f"the card of {card.title} names no source", mend=mend)
+    whole = plan(card, profile)
+    missing = [line for line in whole.lines if line.state != "there"]
+    if missing:
+        _allowed(whole, missing, store, offline)
+        _consent(card, store, accept_licence)
+        _room(whole)
+        progress.note(whole.cost())
+    with store.locked():
+        for source in card.sources:
+            if store.line(source).state == "there":
+                store.check(source, progress)
+            else:
+                store.get(source, progress, patience or Patience())
+    return store.files
+
+
+def _allowed(whole: Plan, missing: list[Line], store: RawFiles, offline: bool) -> None:
+    """Refuses before any work what cannot succeed."""
+    title, files = whole.card.title, ", ".join(line.file for line in missing)
+    if offline:
+        what = f"--offline, and the cache lacks {len(missing)} raw files of {title}: {files}"
+        mend = "run once without --offline, or pass --data-dir FOLDER with the official files"
+        raise UserError(what, where=store.files, mend=mend)
+    by_hand = [line for line in missing if line.state == "by hand"]
+    if by_hand:
+        first, *others = by_hand
+        what = f"{title} has no direct download for {first.file}"
+        rest = f"; likewise {', '.join(line.file for line in others)}" if others else ""
+        mend = f"{first.origin}, put it there{rest}, and run again, or pass --data-dir"
+        raise UserError(what, where=store.files / first.file, mend=mend)
+
+
+def _consent(card: TaskCard, store: RawFiles, accept: bool) -> None:
+    if store.accepted():
+        return
+    if not accept:
+        what = f"the licence of {card.title} is {card.licence_terms}: {card.licence}"
+        mend = "read it, and add --accept-licence if you keep to it"
+        raise UserError(what, where=card.homepage, mend=mend)
+    today = datetime.now(UTC).date().isoformat()
+    write_json(store.consent, {**store.terms(), "homepage": card.homepage, "accepted": today})
+
+
+def _room(whole: Plan) -> None:
+    from rich.filesize import decimal
+
+    if whole.room > whole.free:
+        what = f"about {decimal(whole.room)} of disk are needed and {decimal(whole.free)} are free"
+        mend = "make room, or point UNICONV_BENCH_CACHE to a larger disk"
+        raise UserError(what, where=cache_dir(), mend=mend)
