@@ -50,7 +50,9 @@ def refused(command: Run) -> Callable[..., str]:
         assert (code, out) == (2, "")
         assert last.startswith("error: ")
         # Before it only what was about to be done.
-        assert all(note.startswith(("preparing ", "run ", "train ")) for note in notes), err
+        assert all(
+            note.startswith(("preparing ", "run ", "train ", "licence ")) for note in notes
+        ), err
         return last
 
     return call
@@ -73,7 +75,7 @@ def refused(command: Run) -> Callable[..., str]:
         ("runn", "No such command 'runn'"),
         ("show task nowhere/mine.toml", "no such file"),
         ("show system ./absent.toml", "absent.toml"),
-        ("prepare --task qrecc --profile full", "pass --data-dir"),
+        ("prepare --task qrecc --profile full --offline", "pass --data-dir"),
         ("prepare --task qrecc --task inscit --data-dir .", "--data-dir holds the files of one"),
         ("score", "nothing to score; give --run with --qrels"),
         ("score --run a.trec", "give --qrels or --task"),
