@@ -90,7 +90,7 @@ def _judgements(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _references(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(qid, the answers of all annotators, each once) of every question."""
+    """(qid, the answers of all annotators) of every question."""
     for article in field(read_json(path), "data", list, path):
         for paragraph in field(article, "paragraphs", list, path):
             for question in field(paragraph, "qas", list, path):
@@ -100,7 +100,7 @@ def _references(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
                     field(answer, "text", str, where)
                     for answer in field(question, "answers", list, where)
                 ]
-                yield qid, tuple(dict.fromkeys(answers))
+                yield qid, tuple(answers)
 
 
 def _questions(path: Path) -> Iterator[tuple[str, int, Any, str]]:

@@ -157,7 +157,7 @@ def _conversation(
                 number=number,
                 query=question,
                 history=history,
-                references=tuple(dict.fromkeys(a for a in answers if a.strip())),
+                references=tuple(a for a in answers if a.strip()),
                 gold=_own_gold(row, where) if judged is None else _gold(judged, turn_id, where),
                 kind="unanswerable" if answer == UNANSWERABLE else "answer",
                 topic=field(row, "Topic", str, where),
