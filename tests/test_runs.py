@@ -139,7 +139,13 @@ def test_answers_round_trip_and_foreign_names_are_read(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ('{"turn_id": "a_1", "answer": "x"}\n{"turn_id": "a_1", "answer": "y"}', "twice.*line 2"),
-        ('{"turn_id": "a_1"}', "field text.*line 1"),
+        ('{"turn_id": "a_1"}', "field answer is missing.*line 1"),
+        ('{"turn_id": "a_1", "answer": "\\ud800"}', "field answer.*half a character.*line 1"),
+        ('{"turn_id": "a_1", "answer": "", "evidence": ["\\ud800"]}', "field evidence.*half"),
+        (
+            '{"turn_id": "a_1", "answer": "", "tokens": ' + "9" * 5000 + "}",
+            "not valid JSON.*line 1",
+        ),
         ('{"turn_id": "a_1", "answer": null}', "field answer.*line 1"),
         ('{"turn_id": 3, "answer": "x"}', "field turn_id.*line 1"),
         ('{"turn_id": "a_1", "answer": "x", "tokens": "9"}', "field tokens.*line 1"),

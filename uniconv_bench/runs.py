@@ -123,7 +123,7 @@ def read_answers(path: Path) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
     for number, row in read_objects(path):
         turn_id = _string(row, "turn_id", path, number)
-        text = _string(row, "answer" if "answer" in row else "text", path, number)
+        text = _string(row, "text" if "text" in row else "answer", path, number)
         counts = {}
         for name in ("prompt_tokens", "tokens"):
             counts[name] = row.get(name, 0)
@@ -180,7 +180,7 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in _lines(path):
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, too
             raise UserError(f"not valid JSON: {error}", where=f"{path}, line {number}") from error
         if not isinstance(row, dict):
             _refuse("not a JSON object", path, number)
@@ -291,15 +291,26 @@ def _columns(line: str, count: int, path: Path, number: int) -> list[str]:
 
 def _string(row: Mapping[str, Any], name: str, path: Path, number: int) -> str:
     value = row.get(name)
+    if name not in row:
+        _refuse(f"field {name} is missing", path, number)
     if not isinstance(value, str):
         _refuse(f"field {name}: not a text", path, number)
+    return _encodable(value, name, path, number)
+
+
+def _encodable(value: str, name: str, path: Path, number: int) -> str:
+    """JSON can spell half a character, which no file can hold."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        _refuse(f"field {name}: holds half a character (a lone surrogate)", path, number)
     return value
 
 
 def _strings(value: Any, name: str, path: Path, number: int) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         _refuse(f"field {name}: not a list of texts", path, number)
-    return tuple(value)
+    return tuple(_encodable(item, name, path, number) for item in value)
 
 
 def _refuse(what: str, path: Path, number: int, mend: str | None = None) -> NoReturn:
