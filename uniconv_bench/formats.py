@@ -67,24 +67,24 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         UserError: invalid UTF-8, a byte order mark, a NUL or a broken archive.
     """
-    with _opened(path) as stream:
+    with opened(path) as stream:
         for number, raw in enumerate(stream, 1):
             line = raw[:-2] + b"\n" if raw.endswith(b"\r\n") else raw
-            yield number, _decoded(line, f"{path}, line {number}", first=number == 1)
+            yield number, decoded(line, f"{path}, line {number}", first=number == 1)
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     """(line number from 1, value) of every line that is not blank."""
     for number, line in read_lines(path):
         if line.strip():
-            yield number, _parsed(line, f"{path}, line {number}")
+            yield number, parsed(line, f"{path}, line {number}")
 
 
 def read_json(path: Path) -> Any:
     """The one JSON value of a file."""
-    with _opened(path) as stream:
+    with opened(path) as stream:
         content = stream.read()
-    return _parsed(_decoded(content, path, first=True), path)
+    return parsed(decoded(content, path, first=True), path)
 
 
 def read_tsv(path: Path, header: Sequence[str] | None = None) -> Iterator[tuple[int, list[str]]]:
@@ -95,23 +95,38 @@ def read_tsv(path: Path, header: Sequence[str] | None = None) -> Iterator[tuple[
         header: the names that its first line must be; None: there is no such line, and any number
             of columns is taken.
     """
+    lines = read_lines(path)
+    if header is not None:
+        _, first = next(tsv_rows(lines, path), (0, []))
+        if first != list(header):
+            what = f"the first line is not the header {', '.join(header)}"
+            raise UserError(what, where=path, mend=DOWNLOAD)
+    yield from tsv_rows(lines, path, None if header is None else len(header))
+
+
+def tsv_rows(
+    lines: Iterator[tuple[int, str]], path: Path, columns: int | None = None
+) -> Iterator[tuple[int, list[str]]]:
+    """As `read_tsv`, from numbered lines anywhere in the file; takes no line ahead of its record.
+
+    Args:
+        lines: as `read_lines` gives them.
+        path: where they come from.
+        columns: how many every record must have.
+    """
     line = 0
 
-    def lines() -> Iterator[str]:
+    def texts() -> Iterator[str]:
         nonlocal line
-        for number, text in read_lines(path):
+        for number, text in lines:
             line = number
             yield text
 
     csv.field_size_limit(FIELD_LIMIT)
-    rows = csv.reader(lines(), delimiter="\t", strict=True)
     try:
-        if header is not None and next(rows, None) != list(header):
-            what = f"the first line is not the header {', '.join(header)}"
-            raise UserError(what, where=path, mend=DOWNLOAD)
-        for row in rows:
-            if header is not None and len(row) != len(header):
-                what = f"{len(row)} columns instead of {len(header)}"
+        for row in csv.reader(texts(), delimiter="\t", strict=True):
+            if columns is not None and len(row) != columns:
+                what = f"{len(row)} columns instead of {columns}"
                 raise UserError(what, where=f"{path}, line {line}", mend=DOWNLOAD)
             yield line, row
     except csv.Error as error:
@@ -120,7 +135,7 @@ def read_tsv(path: Path, header: Sequence[str] | None = None) -> Iterator[tuple[
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
     """A binary stream; whatever a broken file or archive raises becomes a UserError."""
     opener = gzip.open if path.suffix == ".gz" else open
     try:
@@ -135,7 +150,8 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UserError(f"cannot be read: {error.strerror or error}", where=path) from error
 
 
-def _decoded(raw: bytes, where: str | Path, *, first: bool) -> str:
+def decoded(raw: bytes, where: str | Path, *, first: bool) -> str:
+    """Bytes as text; a UserError names what is wrong with them. `first`: they open the file."""
     if b"\0" in raw:
         raise UserError("holds a NUL byte", where=_line_of(raw, raw.index(0), where), mend=DOWNLOAD)
     if first and raw.startswith(b"\xef\xbb\xbf"):
@@ -155,7 +171,8 @@ def _line_of(raw: bytes, position: int, where: str | Path) -> str:
     return f"{where}, line {raw.count(10, 0, position) + 1}"
 
 
-def _parsed(text: str, where: str | Path) -> Any:
+def parsed(text: str, where: str | Path) -> Any:
+    """The JSON value of a text; a UserError names the place of a broken one."""
     try:
         value = json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, where))
         if _SURROGATE.search(text):
