@@ -18,7 +18,9 @@ PACKAGE = "uniconv_bench"
 LAYERS = (
     {"errors"},
     {"files"},
-    {"conversation", "cards", "formats"},
+    {"conversation", "cards", "formats", "lookup"},
+    {"blocks"},
+    {"corpus"},
     {"prompts", "system", "runs", "records", "registry", "progress"},
     {"download", "unpack"},
     {"rawfiles", "prepare", "mini", "task", "index", "encode", "decode", "metrics"},
@@ -35,7 +37,7 @@ LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 SAME_UNIT = {"token_f1": "metrics"}
 """The `evaluate` module of token F1 is one thing with `metrics`, which goes through it."""
 ONLY = {
-    "tasks": {"errors", "files", "conversation", "formats"},
+    "tasks": {"errors", "files", "conversation", "formats", "blocks"},
     "baselines": {
         *("errors", "files", "cards", "conversation", "prompts", "system"),
         *("index", "encode", "decode", "task", "uniconv"),

@@ -115,14 +115,14 @@ def test_the_data_digest_knows_no_arrow_bytes(
     raw: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They differ between versions of Arrow; a leaderboard compares digests across machines."""
-    from uniconv_bench import prepare as module
+    from uniconv_bench import corpus
 
     first = task_of(raw)
-    digest, arrow = first.digest, (first.folder / "passages.arrow").read_bytes()
+    digest, shards = first.digest, sorted((first.folder / "passages").glob("*.arrow"))
     shutil.rmtree(first.folder)
-    monkeypatch.setattr(module, "ROWS", 1)
+    monkeypatch.setattr(corpus, "SHARD", 1)
     again = task_of(raw)
-    assert (again.folder / "passages.arrow").read_bytes() != arrow
+    assert len(list((again.folder / "passages").glob("*.arrow"))) > len(shards)
     assert again.digest == digest
 
 
@@ -216,7 +216,7 @@ def refused(raw: Path, told: str, cache: Path) -> None:
     assert leftovers(cache) == []
 
 
-def test_an_interruption_leaves_nothing(
+def test_an_interruption_leaves_no_data(
     raw: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from uniconv_bench.tasks import qrecc
@@ -225,10 +225,15 @@ def test_an_interruption_leaves_nothing(
         yield Passage("p", "one passage")
         raise KeyboardInterrupt
 
+    whole = qrecc.passages
     monkeypatch.setattr(qrecc, "passages", interrupted)
     with pytest.raises(KeyboardInterrupt):
         task_of(raw)
-    assert leftovers(private_cache) == []
+    card, path = task_card("qrecc")
+    assert not is_prepared(card, path, "mini", raw)
+    monkeypatch.setattr(qrecc, "passages", whole)
+    assert "p" not in task_of(raw).corpus.ids
+    assert [name for name in leftovers(private_cache) if name.endswith(".partial")] == []
 
 
 def test_what_an_interrupted_run_left_is_not_used(raw: Path, private_cache: Path) -> None:
@@ -241,7 +246,9 @@ def test_what_an_interrupted_run_left_is_not_used(raw: Path, private_cache: Path
     assert not (task_of(raw).folder / "stale.txt").exists()
 
 
-@pytest.mark.parametrize("name", ["turns.test.jsonl", "passages.arrow", "counts.json", MANIFEST])
+@pytest.mark.parametrize(
+    "name", ["turns.test.jsonl", "passages/00000.arrow", "counts.json", MANIFEST]
+)
 def test_a_corrupted_cache_file_is_named(name: str, raw: Path, private_cache: Path) -> None:
     card, path = task_card("qrecc")
     folder = task_of(raw).folder

@@ -1,26 +1,24 @@
 """Raw files -> checked turns, passages and judgements in the cache. Knows no dataset by name.
 
-Streams: of a corpus only the ids are held in memory. Needs no model and no network.
+Needs no model and no network.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from uniconv_bench.cards import Profile, TaskCard
-from uniconv_bench.conversation import Conversation, Passage, Turn
+from uniconv_bench.conversation import Conversation, Turn
+from uniconv_bench.corpus import ArrowCorpus, check_id, store
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import (
     MANIFEST,
     cache_dir,
-    canonical_json,
     digest_of_code,
     digest_of_file,
     folder_of,
@@ -33,10 +31,8 @@ from uniconv_bench.registry import task_module, task_source
 from uniconv_bench.system import Progress
 
 STAGE = "tasks"
-PASSAGES = "passages.arrow"
+PASSAGES = "passages"
 COUNTS = "counts.json"
-ROWS = 16_384
-"""Passages per Arrow record batch."""
 
 
 def turns_file(split: str) -> str:
@@ -84,13 +80,17 @@ def prepare(
         what = f"no files of the split {card.test_split!r}, on which {card.title} is tested"
         raise UserError(what, where=raw, mend="put the official files there")
     progress.note(f"preparing {card.title} ({profile}) from {raw}")
-    # Preparation starts from nothing each time, so nothing half-written may wait for a second try.
+    # A stopped preparation leaves a corpus to go on with; one of wrong files leaves nothing.
     partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    if force:
+        shutil.rmtree(partial, ignore_errors=True)
     try:
         with new_artefact(folder, fingerprint) as working:
+            for left in working.iterdir():
+                if left.name != PASSAGES:
+                    left.unlink()
             _write(module, splits, raw, working)
-    except BaseException:
+    except UserError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return folder
@@ -122,7 +122,9 @@ def _identity(card: TaskCard, card_path: Path, profile: Profile) -> dict[str, An
         "task": card.name,
         "version": card.version,
         "profile": profile,
-        "code": digest_of_code("conversation", "formats", "prepare"),
+        "code": digest_of_code(
+            *("blocks", "conversation", "corpus", "formats", "lookup", "prepare")
+        ),
         "module": digest_of_file(task_source(card, card_path)),
     }
 
@@ -164,11 +166,13 @@ def _write(module: ModuleType, names: Sequence[str], raw: Path, folder: Path) ->
         place = f"{raw}, split {split}"
         conversations = _checked(module.conversations(raw, split), place)
         splits[split] = _write_turns(conversations, split, place, folder, wanted)
-    count, digest = _write_passages(module.passages(raw), raw, folder / PASSAGES, wanted)
-    if wanted:
-        passage_id, where = next(iter(wanted.items()))
+    count, digest = store(module.passages(raw), folder / PASSAGES, raw)
+    ids = ArrowCorpus(folder / PASSAGES, count, digest).ids
+    absent = [(passage_id, where) for passage_id, where in wanted.items() if passage_id not in ids]
+    if absent:
+        passage_id, where = absent[0]
         what = f"field gold names passage {passage_id!r}, which the corpus lacks"
-        mend = f"add the passage, or drop the judgement ({len(wanted):,} such ids in all)"
+        mend = f"add the passage, or drop the judgement ({len(absent):,} such ids in all)"
         raise UserError(what, where=where, mend=mend)
     write_json(folder / COUNTS, {"passages": count, "corpus": digest, "splits": splits})
 
@@ -192,20 +196,12 @@ def _checked(conversations: Iterable[Conversation], place: str) -> Iterator[Conv
             if turn.turn_id != f"{name}_{turn.number}" or turn.conversation_id != name:
                 what = f"field turn_id is {turn.turn_id!r}, not <conversation>_<number>"
                 raise UserError(what, where=spot, mend="mend the task's module")
-            _check_id(turn.turn_id, "turn_id", spot)
+            check_id(turn.turn_id, "turn_id", spot)
             if not turn.query.strip():
                 raise UserError("field query is empty", where=spot, mend="drop the turn")
             if not all(text.strip() for text in turn.references):
                 raise UserError("field references has an empty one", where=spot, mend="drop it")
         yield conversation
-
-
-def _check_id(value: str, name: str, where: str) -> None:
-    if not value.strip():
-        raise UserError(f"field {name} is empty", where=where, mend="give it one")
-    if any(sign in value for sign in "\t\n\r"):
-        mend = "run files are tab separated: an id holds no tab and no line end"
-        raise UserError(f"field {name} is {value!r}", where=where, mend=mend)
 
 
 def _write_turns(
@@ -230,7 +226,7 @@ def _write_turns(
                 turns.write(_line(turn))
                 for passage_id in turn.gold:
                     where = f"{place}, turn {turn.turn_id}"
-                    _check_id(passage_id, "gold", where)
+                    check_id(passage_id, "gold", where)
                     wanted.setdefault(passage_id, where)
                     qrels.write(f"{turn.turn_id}\t0\t{passage_id}\t1\n")
     if not count["turns"]:
@@ -240,36 +236,3 @@ def _write_turns(
 
 def _line(turn: Turn) -> str:
     return json.dumps(turn.to_json(), ensure_ascii=False) + "\n"
-
-
-def _write_passages(
-    passages: Iterable[Passage], raw: Path, path: Path, wanted: dict[str, str]
-) -> tuple[int, str]:
-    """Writes the Arrow file, takes found ids out of `wanted`; number and digest of passages."""
-    import pyarrow as pa
-
-    schema = pa.schema([(name, pa.string()) for name in ("id", "title", "text")])
-    digest, seen = hashlib.sha256(), set[str]()
-    rest = iter(passages)
-    with pa.ipc.new_file(path, schema) as writer:
-        while batch := list(islice(rest, ROWS)):
-            for passage in batch:
-                name = passage.passage_id
-                where = f"{raw}, passage {len(seen) + 1:,} of the corpus"
-                _check_id(name, "id", where)
-                if name in seen:
-                    mend = "ids must be unique"
-                    raise UserError(f"field id {name!r} occurs twice", where=where, mend=mend)
-                seen.add(name)
-                wanted.pop(name, None)
-                row = canonical_json([name, passage.title, passage.text])
-                digest.update(f"{row}\n".encode())
-            columns = [
-                [p.passage_id for p in batch],
-                [p.title for p in batch],
-                [p.text for p in batch],
-            ]
-            writer.write_batch(pa.record_batch(columns, schema=schema))
-    if not seen:
-        raise UserError("no passages", where=raw, mend="the corpus file is empty")
-    return len(seen), digest.hexdigest()

@@ -2,59 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from uniconv_bench.cards import Profile, TaskCard
-from uniconv_bench.conversation import Passage, Turn
+from uniconv_bench.conversation import Turn
+from uniconv_bench.corpus import ArrowCorpus
 from uniconv_bench.files import MANIFEST, digest_of, read_json, read_jsonl
 from uniconv_bench.prepare import COUNTS, PASSAGES, prepare, turns_file
 from uniconv_bench.registry import task_card
 from uniconv_bench.system import Corpus, Progress
-
-
-class ArrowCorpus:
-    """The passages of a task as a memory-mapped Arrow file. Satisfies `system.Corpus`."""
-
-    def __init__(self, path: Path, size: int, digest: str):
-        self._path, self._size, self.digest = path, size, digest
-
-    @cached_property
-    def _table(self) -> Any:
-        import pyarrow as pa
-
-        return pa.ipc.open_file(pa.memory_map(str(self._path))).read_all()
-
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {name: row for row, name in enumerate(self._table.column("id").to_pylist())}
-
-    @cached_property
-    def _ids(self) -> tuple[str, ...]:
-        return tuple(self._rows)
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Passage ids, in corpus order."""
-        return self._ids
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __iter__(self) -> Iterator[Passage]:
-        for batch in self._table.to_batches():
-            columns = [batch.column(name).to_pylist() for name in ("id", "text", "title")]
-            for passage_id, text, title in zip(*columns, strict=True):
-                yield Passage(passage_id, text, title)
-
-    def __getitem__(self, passage_id: str) -> Passage:
-        """Raises KeyError if there is no such passage."""
-        row = self._rows[passage_id]
-        text, title = (self._table.column(name)[row].as_py() for name in ("text", "title"))
-        return Passage(passage_id, text, title)
 
 
 @dataclass(frozen=True)
@@ -84,7 +43,8 @@ class Task:
         The corpus enters by its contents, as Arrow's bytes may differ from version to version.
         """
         files = read_json(self.folder / MANIFEST)["files"]
-        return digest_of({n: f["sha256"] for n, f in files.items() if n != PASSAGES})
+        corpus = f"{PASSAGES}/"
+        return digest_of({n: f["sha256"] for n, f in files.items() if not n.startswith(corpus)})
 
     @cached_property
     def corpus(self) -> Corpus:
