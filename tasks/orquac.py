@@ -33,12 +33,13 @@ serve as a cross-check in the tests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from uniconv_bench.blocks import jsonl_passages
 from uniconv_bench.conversation import Conversation, Passage, Turn, Utterance
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import field
@@ -69,13 +70,9 @@ def conversations(raw: Path, split: str) -> Iterator[Conversation]:
         yield _conversation(dialogue, questions, judged, references)
 
 
-def passages(raw: Path) -> Iterator[Passage]:
+def passages(raw: Path) -> Iterable[Passage]:
     """The blocks of `all_blocks.txt`."""
-    path = locate(raw, "all_blocks.txt")
-    for line, row in read_jsonl(path):
-        where = f"{path}, line {line}"
-        passage_id, text = field(row, "id", str, where), field(row, "text", str, where)
-        yield Passage(passage_id, text, title=field(row, "title", str, where))
+    return jsonl_passages(locate(raw, "all_blocks.txt"), title="title")
 
 
 def _judgements(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -36,6 +36,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from uniconv_bench.blocks import jsonl_passages
 from uniconv_bench.conversation import Conversation, Passage, Turn, Utterance
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import field, texts
@@ -46,7 +47,6 @@ from uniconv_bench.formats import (
     locate,
     present,
     read_json,
-    read_jsonl,
 )
 
 FILES = {
@@ -113,7 +113,7 @@ def conversations(raw: Path, split: str) -> Iterator[Conversation]:
         raise UserError(what, where=find(raw, QRELS.format(split)), mend=ONE_SPLIT)
 
 
-def passages(raw: Path) -> Iterator[Passage]:
+def passages(raw: Path) -> Iterable[Passage]:
     """The web passages of every folder that is there; they have no titles."""
     paths = [path for folder in FOLDERS for path in sorted((raw / folder).glob("*.jsonl"))]
     if not paths and (excerpt := find(raw, EXCERPT)) is not None:
@@ -121,10 +121,7 @@ def passages(raw: Path) -> Iterator[Passage]:
     if not paths:
         mend = f"unpack the collection's folders {', '.join(FOLDERS)} there"
         raise UserError("no passages (*.jsonl)", where=raw, mend=mend)
-    for path in paths:
-        for line, row in read_jsonl(path):
-            where = f"{path}, line {line}"
-            yield Passage(field(row, "id", str, where), field(row, "contents", str, where))
+    return jsonl_passages(*paths, text="contents")
 
 
 def _check_complete(turns: dict[int, tuple[str, Any]]) -> None:

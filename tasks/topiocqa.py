@@ -35,7 +35,7 @@ Fields not named here are ignored: each release added some. Machine rewrites are
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def conversations(raw: Path, split: str) -> Iterator[Conversation]:
         raise UserError(what, where=where, mend=ONE_RELEASE)
 
 
-def passages(raw: Path) -> Iterator[Passage]:
+def passages(raw: Path) -> Iterable[Passage]:
     """The passages of the corpus, `Page [SEP] Section` read as one title as the papers do."""
     for _, (name, text, title) in read_tsv(locate(raw, *CORPUS), ("id", "text", "title")):
         yield Passage(name, text, title=title.replace(" [SEP] ", " "))
