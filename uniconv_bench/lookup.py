@@ -73,20 +73,22 @@ class PassageIds(Sequence[str]):
     def _lookup(self) -> tuple[Any, Any]:
         import numpy as np
 
-        files = ((HASHES, np.uint64), (ROWS, np.uint32))
-        hashes, rows = (np.memmap(self._folder / name, kind, "r") for name, kind in files)
-        return hashes, rows
+        hashes = np.memmap(self._folder / HASHES, np.uint64, "r")
+        rows = np.memmap(self._folder / ROWS, np.uint32, "r")
+        return np.asarray(hashes), np.asarray(rows)
 
     def row(self, passage_id: str) -> int:
         """Position of an id; KeyError if there is no such id."""
         import numpy as np
 
         hashes, rows = self._lookup
-        sought = _hashes([passage_id])
-        start, stop = (int(np.searchsorted(hashes, sought, side)[0]) for side in ("left", "right"))
-        for row in rows[start:stop].tolist():
+        sought = _hashes([passage_id])[0]
+        for place in range(int(np.searchsorted(hashes, sought)), len(hashes)):
+            if hashes[place] != sought:
+                break
+            row = int(rows[place])
             if self._column[row].as_py() == passage_id:
-                return int(row)
+                return row
         raise KeyError(passage_id)
 
     def __contains__(self, passage_id: object) -> bool:
