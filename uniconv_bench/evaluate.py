@@ -129,8 +129,7 @@ class Evaluation:
     def _check(self, run: runs.Run, depth: int) -> None:
         """Refuses a run with unknown turns or passages: a retriever's fault, never a score."""
         known = [turn.turn_id for turn in self.turns]
-        corpus = frozenset(self.task.corpus.ids)
-        faults = runs.check_run(run, known, corpus, depth=depth)
+        faults = runs.check_run(run, known, self.task.corpus.ids, depth=depth)
         if faults:
             raise UserError(f"{self.setup.card.name} made an impossible run: {faults[0]}")
 

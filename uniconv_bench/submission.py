@@ -321,20 +321,6 @@ def _small_enough(path: Path) -> bool:
     return True
 
 
-class _PassageIds:
-    """Membership in a corpus without a set of its ids, of which there may be 50 million."""
-
-    def __init__(self, corpus: Corpus):
-        self._corpus = corpus
-
-    def __contains__(self, passage_id: object) -> bool:
-        try:
-            self._corpus[str(passage_id)]
-        except KeyError:
-            return False
-        return True
-
-
 def _rescore(folder: Path, name: str, task: LoadedTask) -> tuple[dict[str, PerTurn], list[str]]:
     """Metric -> turn -> value from the run and answer files alone, or the problems with these."""
     scores: dict[str, PerTurn] = {}
@@ -349,7 +335,7 @@ def _rescore(folder: Path, name: str, task: LoadedTask) -> tuple[dict[str, PerTu
         qrels, references = task.qrels(), task.references()
         if run_file.exists() and qrels and by_stage["retrieval"]:
             run = read_run(run_file)
-            problems += check_run(run, turn_ids, _PassageIds(task.corpus), judged=qrels)
+            problems += check_run(run, turn_ids, task.corpus.ids, judged=qrels)
             if not problems:
                 scores |= score_run(qrels, run, by_stage["retrieval"])
         if answer_file.exists() and references and by_stage["generation"]:

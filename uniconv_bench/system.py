@@ -43,7 +43,7 @@ class Corpus(Protocol):
 
     @property
     def ids(self) -> Sequence[str]:
-        """Passage ids, in corpus order."""
+        """Passage ids, in corpus order; `in` is quick, however many there are."""
 
     def __len__(self) -> int: ...
 

@@ -63,7 +63,7 @@ def score(
         _compare(run, qrels, run_file)
         if of:
             known = [turn.turn_id for turn in of.turns()]
-            for problem in runs.check_run(run, known, set(of.corpus.ids)):
+            for problem in runs.check_run(run, known, of.corpus.ids):
                 note(f"{run_file}: {problem}")
         per_turn |= metrics.score_run(qrels, run, stages["retrieval"])
     if answers_file and stages["generation"]:
