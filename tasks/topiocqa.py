@@ -39,6 +39,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from uniconv_bench.blocks import tsv_passages
 from uniconv_bench.conversation import Conversation, Passage, Turn, Utterance
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import field, texts
@@ -113,8 +114,7 @@ def conversations(raw: Path, split: str) -> Iterator[Conversation]:
 
 def passages(raw: Path) -> Iterable[Passage]:
     """The passages of the corpus, `Page [SEP] Section` read as one title as the papers do."""
-    for _, (name, text, title) in read_tsv(locate(raw, *CORPUS), ("id", "text", "title")):
-        yield Passage(name, text, title=title.replace(" [SEP] ", " "))
+    return tsv_passages(locate(raw, *CORPUS), separator=" [SEP] ")
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:

@@ -182,7 +182,7 @@ def test_a_split_alone_can_be_read(tmp_path: Path) -> None:
         ("quac_format/test.txt", '"C_c_0_q#3"', '"C_c_0_q#9"', ("line 7", "C_c_0_q#3")),
         ("all_blocks.txt", '"title": "Mossy Ford"', '"title": null', ("line 1", "field title")),
         ("all_blocks.txt", '"id": "31@1"', '"id": "31@0"', ("'31@0' occurs twice",)),
-        ("all_blocks.txt", '"id": "31@1"', '"id": " "', ("passage 2", "field id is empty")),
+        ("all_blocks.txt", '"id": "31@1"', '"id": " "', ("line 2", "field id is empty")),
         ("all_blocks.txt", '"id": "31@1"', '"id": "31@2"', ("C_a_1_1", "field gold", "'31@1'")),
         ("qrels.txt", '{\n  "31@0": 1\n }', '["31@0"]', ("field C_b_0_q#0 is list",)),
         ("qrels.txt", '"31@0": 1', '"31@0": "1"', ("question C_b_0_q#0", "field 31@0 is str")),
