@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from uniconv_bench.cards import Mini, Profile
 from uniconv_bench.conversation import Conversation, Passage, Turn, Utterance
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import MANIFEST
@@ -25,8 +26,8 @@ from uniconv_bench.task import Task, load_task
 RAW = Path(__file__).parent / "data" / "raw"
 
 
-def task_of(raw: Path, name: str = "qrecc") -> Task:
-    return load_task(name, "mini", raw, progress=Silent())
+def task_of(raw: Path, name: str = "qrecc", profile: Profile = "full") -> Task:
+    return load_task(name, profile, raw, progress=Silent())
 
 
 @pytest.fixture
@@ -91,8 +92,8 @@ def test_preparing_twice_reads_the_cache(raw: Path, private_cache: Path) -> None
     stamp = (first.folder / MANIFEST).stat().st_mtime_ns
     assert (task_of(raw).folder / MANIFEST).stat().st_mtime_ns == stamp
     card, path = task_card("qrecc")
-    assert is_prepared(card, path, "mini", raw) and not is_prepared(card, path, "full", raw)
-    prepare(card, path, "mini", raw, force=True, progress=Silent())
+    assert is_prepared(card, path, "full", raw) and not is_prepared(card, path, "mini", raw)
+    prepare(card, path, "full", raw, force=True, progress=Silent())
     assert (first.folder / MANIFEST).stat().st_mtime_ns > stamp
 
 
@@ -129,18 +130,18 @@ def test_the_data_digest_knows_no_arrow_bytes(
 def test_a_card_of_another_version_is_prepared_anew(raw: Path, private_cache: Path) -> None:
     card, path = task_card("qrecc")
     newer = card.model_copy(update={"version": card.version + 1})
-    folders = {prepare(c, path, "mini", raw, progress=Silent()) for c in (card, newer)}
+    folders = {prepare(c, path, "full", raw, progress=Silent()) for c in (card, newer)}
     assert len(folders) == 2
 
 
 def test_without_a_folder_the_last_prepared_set_is_used(raw: Path, private_cache: Path) -> None:
-    with pytest.raises(UserError, match="no mini data of QReCC is prepared.*--data-dir"):
-        load_task("qrecc", "mini", progress=Silent())
+    with pytest.raises(UserError, match="no full data of QReCC is prepared.*--data-dir"):
+        load_task("qrecc", "full", progress=Silent())
     task_of(raw)
     edit(raw / TEST, lambda rows: rows.pop())
     last = task_of(raw)
     shutil.rmtree(raw)
-    assert load_task("qrecc", "mini", progress=Silent()).folder == last.folder
+    assert load_task("qrecc", "full", progress=Silent()).folder == last.folder
     with pytest.raises(UserError, match="no full data"):
         load_task("qrecc", "full", progress=Silent())
 
@@ -230,7 +231,7 @@ def test_an_interruption_leaves_no_data(
     with pytest.raises(KeyboardInterrupt):
         task_of(raw)
     card, path = task_card("qrecc")
-    assert not is_prepared(card, path, "mini", raw)
+    assert not is_prepared(card, path, "full", raw)
     monkeypatch.setattr(qrecc, "passages", whole)
     assert "p" not in task_of(raw).corpus.ids
     assert [name for name in leftovers(private_cache) if name.endswith(".partial")] == []
@@ -256,7 +257,7 @@ def test_a_corrupted_cache_file_is_named(name: str, raw: Path, private_cache: Pa
     with pytest.raises(UserError, match="corrupted cache") as caught:
         task_of(raw)
     assert name in str(caught.value) and "delete the folder" in str(caught.value)
-    prepare(card, path, "mini", raw, force=True, progress=Silent())
+    prepare(card, path, "full", raw, force=True, progress=Silent())
     assert len(task_of(raw).turns()) == 4
 
 
@@ -327,7 +328,7 @@ def test_a_task_that_breaks_the_shape_is_refused(
 def test_a_test_split_that_is_none_is_refused(raw: Path, private_cache: Path) -> None:
     card, path = task_card("qrecc")
     with pytest.raises(UserError, match="no files of the split 'dev'"):
-        prepare(card.model_copy(update={"test_split": "dev"}), path, "mini", raw, progress=Silent())
+        prepare(card.model_copy(update={"test_split": "dev"}), path, "full", raw, progress=Silent())
 
 
 def test_a_known_digest_loads_nothing_heavy(private_cache: Path) -> None:
@@ -349,3 +350,42 @@ def test_a_known_digest_loads_nothing_heavy(private_cache: Path) -> None:
 def test_task_is_a_plain_value(raw: Path, private_cache: Path) -> None:
     task = task_of(raw)
     assert dataclasses.replace(task).digest == task.digest
+
+
+def test_mini_cuts_a_lone_split_and_says_so(tmp_path: Path, private_cache: Path) -> None:
+    raw = tmp_path / "raw"
+    shutil.copytree(RAW / "inscit", raw)
+    (raw / "test.json").rename(raw / "dev.json")
+    (raw / "train.json").unlink()
+    with pytest.raises(UserError, match="no files of the split 'test'"):
+        load_task("inscit", "full", raw, progress=Silent())
+    task = load_task("inscit", "mini", raw, progress=Silent())
+    assert task.test_split == "dev-cut" and task.counts["mini"]["cut_from"] == "dev"
+    ids = {name: {t.conversation_id for t in task.turns(name)} for name in ("train", "dev-cut")}
+    assert ids["train"] and ids["dev-cut"] and not ids["train"] & ids["dev-cut"]
+    assert task.turns() == task.turns("dev-cut")
+
+
+def test_mini_keeps_only_the_reduced_corpus(raw: Path, private_cache: Path) -> None:
+    lines = "".join(f'{{"id": "z{n}", "contents": "Stone {n}."}}\n' for n in range(50))
+    (raw / "wayback" / "zz.jsonl").write_text(lines)
+    card, path = task_card("qrecc")
+    few = card.model_copy(update={"mini": Mini(neighbours=0, random=5, pool=5, bm25=0)})
+    task = Task(few, "mini", prepare(few, path, "mini", raw, progress=Silent()))
+    gold = {p for split in ("train", "test") for q in task.qrels(split).values() for p in q}
+    assert gold < set(task.corpus.ids) and len(task.corpus) == len(gold) + 5
+    assert len(task_of(raw, profile="mini").corpus) > len(task.corpus)
+    assert len(load_task("qrecc", "full", raw, progress=Silent()).corpus) == 53
+
+
+def test_absent_gold_at_mini_needs_a_word(raw: Path, private_cache: Path) -> None:
+    edit(raw / TEST, lambda rows: rows[0].update(Truth_passages=["gone"]))
+    with pytest.raises(UserError, match="--allow-absent"):
+        task_of(raw, profile="mini")
+    card, path = task_card("qrecc")
+    folder = prepare(card, path, "mini", raw, allow_absent=True, progress=Silent())
+    task = Task(card, "mini", folder)
+    assert "1_1" not in task.qrels() and "1_1" in task.references()
+    assert load_task("qrecc", "mini", progress=Silent()).folder == folder
+    with pytest.raises(UserError, match="for --profile mini"):
+        prepare(card, path, "full", raw, allow_absent=True, progress=Silent())

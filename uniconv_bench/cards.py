@@ -63,6 +63,10 @@ class Bm25Settings(Card):
     b: float = 0.4
 
 
+CUT = "-cut"
+"""Ends the name of a test split that profile `mini` cut from an official one."""
+
+
 class Mini(Card):
     """How profile `mini` reduces a corpus, beside keeping every gold passage."""
 

@@ -134,6 +134,9 @@ def show_counts(title: str, counts: Mapping[str, Any]) -> None:
     for split, numbers in counts["splits"].items():
         table.add_row(split, *(f"{numbers[column]:,}" for column in columns))
     _show(title, table, f"{counts['passages']:,} passages")
+    for name, fact in counts.get("mini", {}).items():
+        value = f"{fact:,}" if isinstance(fact, int) else _value(fact)
+        _console().print(Text(f"  mini, {name.replace('_', ' ')}: {value}", style="dim"))
 
 
 def show_system(card: SystemCard) -> None:

@@ -86,7 +86,7 @@ class Evaluation:
         return {
             "task": self.task.card.name,
             "data": self.task.digest,
-            "split": self.task.card.test_split,
+            "split": self.task.test_split,
             "limit": self.limit,
         }
 
@@ -230,7 +230,7 @@ class Evaluation:
                 name=task.card.name,
                 version=task.card.version,
                 profile=task.profile,
-                split=task.card.test_split,
+                split=task.test_split,
                 card_digest=task.card.digest(),
                 data_digest=task.digest,
             ),

@@ -15,14 +15,11 @@ from dataclasses import dataclass, replace
 from heapq import nsmallest
 from typing import Any
 
-from uniconv_bench.cards import Bm25Settings, Mini
+from uniconv_bench.cards import CUT, Bm25Settings, Mini
 from uniconv_bench.conversation import Conversation, Passage
 from uniconv_bench.errors import UserError
 from uniconv_bench.index import Bm25Index
 from uniconv_bench.system import InMemory
-
-CUT = "-cut"
-"""Ends the name of a test split that was cut from an official one."""
 
 
 @dataclass(frozen=True)

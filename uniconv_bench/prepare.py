@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from uniconv_bench.cards import Profile, TaskCard
-from uniconv_bench.conversation import Conversation, Turn
+from uniconv_bench.conversation import Conversation, Passage, Turn
 from uniconv_bench.corpus import ArrowCorpus, check_id, store
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import (
@@ -33,6 +34,7 @@ from uniconv_bench.system import Progress
 STAGE = "tasks"
 PASSAGES = "passages"
 COUNTS = "counts.json"
+CODE = ("blocks", "conversation", "corpus", "formats", "lookup", "prepare")
 
 
 def turns_file(split: str) -> str:
@@ -51,6 +53,7 @@ def prepare(
     profile: Profile,
     data_dir: Path | None = None,
     *,
+    allow_absent: bool = False,
     force: bool = False,
     progress: Progress,
 ) -> Path:
@@ -61,6 +64,7 @@ def prepare(
         card_path: its card; the module beside it reads the raw files.
         profile: `sample` has its raw files beside the card, the others need `data_dir`.
         data_dir: folder of raw files. Without it the set prepared last is used for `mini`, `full`.
+        allow_absent: at `mini`, turns whose gold passages the raw files lack stay, unjudged.
         force: prepare anew even if the cache holds it.
         progress: told what is done.
 
@@ -70,15 +74,14 @@ def prepare(
     raw = data_dir if data_dir is not None else _shipped(card_path, card.name, profile)
     if raw is None:
         return _latest(card, card_path, profile)
+    if allow_absent and profile != "mini":
+        raise UserError("--allow-absent is for --profile mini", mend="leave it out")
     fingerprint = {**_identity(card, card_path, profile), "raw": _digests(raw)}
+    fingerprint |= {"allow_absent": True} if allow_absent else {}
     folder = folder_of(STAGE, f"{card.name}-{profile}", fingerprint)
     if not force and open_artefact(folder) is not None:
         return folder
     module = task_module(card, card_path)
-    splits = module.splits(raw)
-    if card.test_split not in splits:
-        what = f"no files of the split {card.test_split!r}, on which {card.title} is tested"
-        raise UserError(what, where=raw, mend="put the official files there")
     progress.note(f"preparing {card.title} ({profile}) from {raw}")
     # A stopped preparation leaves a corpus to go on with; one of wrong files leaves nothing.
     partial = folder.with_name(f"{folder.name}.partial")
@@ -89,7 +92,7 @@ def prepare(
             for left in working.iterdir():
                 if left.name != PASSAGES:
                     left.unlink()
-            _write(module, splits, raw, working)
+            _write(_read(card, module, raw, profile, allow_absent), raw, working)
     except UserError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -118,15 +121,17 @@ def _shipped(card_path: Path, name: str, profile: Profile) -> Path | None:
 
 
 def _identity(card: TaskCard, card_path: Path, profile: Profile) -> dict[str, Any]:
-    return {
+    identity = {
         "task": card.name,
         "version": card.version,
         "profile": profile,
-        "code": digest_of_code(
-            *("blocks", "conversation", "corpus", "formats", "lookup", "prepare")
-        ),
+        "code": digest_of_code(*CODE),
         "module": digest_of_file(task_source(card, card_path)),
     }
+    if profile == "mini":
+        identity["code"] = digest_of_code(*CODE, "index", "mini")
+        identity |= {"mini": card.mini.model_dump(), "bm25": card.bm25.model_dump()}
+    return identity
 
 
 def _digests(raw: Path) -> dict[str, str]:
@@ -143,7 +148,8 @@ def _prepared(card: TaskCard, card_path: Path, profile: Profile) -> Iterator[Pat
     identity = _identity(card, card_path, profile)
     for manifest in (cache_dir() / STAGE).glob(f"{card.name}-{profile}-*/{MANIFEST}"):
         found = read_json(manifest).get("fingerprint", {})
-        if manifest.parent.suffix != ".partial" and found == {**identity, "raw": found.get("raw")}:
+        free = {key: found[key] for key in ("raw", "allow_absent") if key in found}
+        if manifest.parent.suffix != ".partial" and found == {**identity, **free}:
             yield manifest.parent
 
 
@@ -159,14 +165,50 @@ def _latest(card: TaskCard, card_path: Path, profile: Profile) -> Path:
     return folders[-1]
 
 
-def _write(module: ModuleType, names: Sequence[str], raw: Path, folder: Path) -> None:
+@dataclass(frozen=True)
+class _Data:
+    """What a raw folder holds of a profile: `splits` and `passages` are read once."""
+
+    splits: Mapping[str, Iterable[Conversation]]
+    passages: Iterable[Passage]
+    facts: Mapping[str, Any]
+    """How `mini` was made; empty for other profiles."""
+
+
+def _read(
+    card: TaskCard, module: ModuleType, raw: Path, profile: Profile, allow_absent: bool
+) -> _Data:
+    found = module.splits(raw)
+    if not found or (profile != "mini" and card.test_split not in found):
+        what = f"no files of the split {card.test_split!r}, on which {card.title} is tested"
+        raise UserError(what, where=raw, mend="put the official files there")
+    splits = {
+        split: _checked(module.conversations(raw, split), f"{raw}, split {split}")
+        for split in found
+    }
+    if profile != "mini":
+        return _Data(splits, module.passages(raw), {})
+    from uniconv_bench.mini import reduce
+
+    mini = reduce(
+        {split: tuple(conversations) for split, conversations in splits.items()},
+        lambda: iter(module.passages(raw)),
+        card.test_split,
+        card.mini,
+        card.bm25,
+        allow_absent=allow_absent,
+    )
+    kept = (p for p in module.passages(raw) if p.passage_id in mini.keep)
+    return _Data(mini.splits, kept, {"test_split": mini.test_split, **mini.facts})
+
+
+def _write(data: _Data, raw: Path, folder: Path) -> None:
     splits: dict[str, dict[str, int]] = {}
     wanted: dict[str, str] = {}
-    for split in names:
+    for split, conversations in data.splits.items():
         place = f"{raw}, split {split}"
-        conversations = _checked(module.conversations(raw, split), place)
         splits[split] = _write_turns(conversations, split, place, folder, wanted)
-    count, digest = store(module.passages(raw), folder / PASSAGES, raw)
+    count, digest = store(data.passages, folder / PASSAGES, raw)
     ids = ArrowCorpus(folder / PASSAGES, count, digest).ids
     absent = [(passage_id, where) for passage_id, where in wanted.items() if passage_id not in ids]
     if absent:
@@ -174,7 +216,8 @@ def _write(module: ModuleType, names: Sequence[str], raw: Path, folder: Path) ->
         what = f"field gold names passage {passage_id!r}, which the corpus lacks"
         mend = f"add the passage, or drop the judgement ({len(absent):,} such ids in all)"
         raise UserError(what, where=where, mend=mend)
-    write_json(folder / COUNTS, {"passages": count, "corpus": digest, "splits": splits})
+    counts = {"passages": count, "corpus": digest, "splits": splits}
+    write_json(folder / COUNTS, counts | ({"mini": dict(data.facts)} if data.facts else {}))
 
 
 def _checked(conversations: Iterable[Conversation], place: str) -> Iterator[Conversation]:
@@ -205,7 +248,7 @@ def _checked(conversations: Iterable[Conversation], place: str) -> Iterator[Conv
 
 
 def _write_turns(
-    conversations: Iterator[Conversation],
+    conversations: Iterable[Conversation],
     split: str,
     place: str,
     folder: Path,

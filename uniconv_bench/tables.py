@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from uniconv_bench.cards import CUT
 from uniconv_bench.errors import UserError, unknown_name
 from uniconv_bench.records import ResultRecord, Score
 
@@ -261,6 +262,12 @@ def _per_task(records: Sequence[ResultRecord], columns: Sequence[Column]) -> lis
             parts.append(f"{label} n = {n} turns of {conversations} conversations")
         where = f"{own[0].task.split} split, version {own[0].task.version}"
         notes.append(f"{task} ({where}): {'; '.join(parts)}.")
+        official = own[0].task.split.removesuffix(CUT)
+        if official != own[0].task.split:
+            notes.append(
+                f"{task}: conversations of {official} were cut into a training and a test part, "
+                "for engineering; it is not the paper's split."
+            )
         for record in own:
             lost = _lost(record)
             if lost:

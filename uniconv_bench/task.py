@@ -32,9 +32,15 @@ class Task:
 
     @cached_property
     def counts(self) -> dict[str, Any]:
-        """What `prepare` counted: `passages`, `corpus` (digest), `splits`."""
+        """What `prepare` counted: `passages`, `corpus` (digest), `splits`; how `mini` was made."""
         counts: dict[str, Any] = read_json(self.folder / COUNTS)
         return counts
+
+    @property
+    def test_split(self) -> str:
+        """The split that systems are tested on: the card's, or what `mini` cut from one."""
+        split: str = self.counts.get("mini", {}).get("test_split", self.card.test_split)
+        return split
 
     @cached_property
     def digest(self) -> str:
@@ -53,8 +59,8 @@ class Task:
         return ArrowCorpus(self.folder / PASSAGES, counts["passages"], counts["corpus"])
 
     def turns(self, split: str | None = None) -> list[Turn]:
-        """Turns of a split (None: the card's test split), in file order."""
-        path = self.folder / turns_file(split or self.card.test_split)
+        """Turns of a split (None: the test split), in file order."""
+        path = self.folder / turns_file(split or self.test_split)
         return [Turn.from_json(row) for _, row in read_jsonl(path)]
 
     def qrels(self, split: str | None = None) -> dict[str, dict[str, int]]:

@@ -50,6 +50,13 @@ def prepare(
         bool,
         typer.Option("--accept-licence", help="Accept terms that are non-commercial or unstated."),
     ] = False,
+    allow_absent: Annotated[
+        bool,
+        typer.Option(
+            "--allow-absent",
+            help="mini: turns whose relevant passages the files lack stay, not judged.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option(help="Prepare anew.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -81,7 +88,15 @@ def prepare(
                     accept_licence=accept_licence,
                     progress=progress(),
                 )
-        folder = stage.prepare(card, path, profile, raw, force=force, progress=progress())
+        folder = stage.prepare(
+            card,
+            path,
+            profile,
+            raw,
+            allow_absent=allow_absent,
+            force=force,
+            progress=progress(),
+        )
         found[card.name] = {"folder": str(folder), **Task(card, profile, folder).counts}
     if as_json:
         print_json([{"name": name, "profile": profile, **c} for name, c in found.items()])
