@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,17 @@ backbone = { sample = "random-tiny" }
 retriever = { kind = "bm25", query = "session" }
 generator = { kind = "llm" }
 inference = { top_k = 1, session_tokens = 200, passage_tokens = 100 }
+"""
+LLM = 'kind = "llm", adapter = "a"'
+ADAPTER = """
+[adapters.a]
+tasks = ["qrecc"]
+batch_size = 4
+max_steps = 2
+dtype = "float32"
+hard_negatives = 0
+lora = { r = 2 }
+losses = { retrieval = 0.0, generation = 1.0, cii = 0.0 }
 """
 CUSTOM = """
 name = "parrot"
@@ -69,6 +81,10 @@ def run(system: str, **options: Any) -> Any:
     return evaluate.run("qrecc", system, "sample", **(defaults | options))
 
 
+def expected(system: str, **options: Any) -> dict[str, float]:
+    return estimate("qrecc", system, "sample", 4, progress=Silent(), **options)
+
+
 def test_a_record_says_what_was_run(card: str, tmp_path: Path) -> None:
     record, path = run(card, results=tmp_path / "results")
     assert record == read_record(path)
@@ -96,9 +112,9 @@ def test_equal_runs_give_equal_files_and_the_second_does_nothing(
         patch.setattr("uniconv_bench.index.Bm25Index.__init__", forbidden)
         patch.setattr("uniconv_bench.metrics.score_run", forbidden)
         assert run(card) == (first, path)
-        assert not any(estimate("qrecc", card, "sample", 4).values())
+        assert not any(expected(card).values())
     monkeypatch.setenv("UNICONV_BENCH_CACHE", str(tmp_path / "elsewhere"))
-    assert any(estimate("qrecc", card, "sample", 4).values())
+    assert any(expected(card).values())
     again, _ = run(card)
     assert again.digests == first.digests
     assert again.scores == first.scores
@@ -193,12 +209,7 @@ def test_an_adapter_is_trained_once_and_found_again(
     tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "tiny.toml"
-    path.write_text(
-        CARD.replace('kind = "llm"', 'kind = "llm", adapter = "a"')
-        + '[adapters.a]\ntasks = ["qrecc"]\nbatch_size = 4\nmax_steps = 2\ndtype = "float32"\n'
-        + "hard_negatives = 0\nlora = { r = 2 }\n"
-        + "losses = { retrieval = 0.0, generation = 1.0, cii = 0.0 }\n"
-    )
+    path.write_text(CARD.replace('kind = "llm"', LLM) + ADAPTER)
     (folder,) = evaluate.train(str(path), "sample", progress=Silent()).values()
     report = json.loads((folder / "training.json").read_text())
     assert report["steps"] == 2
@@ -209,10 +220,67 @@ def test_an_adapter_is_trained_once_and_found_again(
             lambda *args: (_ for _ in ()).throw(InterruptedError),
         )
         with pytest.raises(InterruptedError):
-            evaluate.train(str(path), "sample", retrain=True, progress=Silent())
+            evaluate.train(str(path), "sample", retrain=set(), progress=Silent())
     record, _ = run(str(path))
     assert record.system.adapters == {"a": digest_of_file(folder / "adapter_model.safetensors")}
     assert "train a" in record.provenance.seconds
+
+
+def test_systems_that_share_an_adapter_retrain_it_once(
+    tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from uniconv_bench.uniconv import training
+
+    trained: list[str] = []
+
+    def counted(name: str, *args: Any) -> Any:
+        trained.append(name)
+        return train_adapter(name, *args)
+
+    train_adapter = training.train_adapter
+    monkeypatch.setattr(training, "train_adapter", counted)
+    for name, seed in (("one", 1), ("two", 1), ("three", 2)):
+        (tmp_path / f"{name}.toml").write_text(
+            CARD.replace('"tiny"', f'"{name}"', 1).replace('kind = "llm"', LLM)
+            + ADAPTER
+            + f"seed = {seed}\n"
+        )
+    done: set[str] = set()
+    for name in ("one", "two", "three"):
+        path = str(tmp_path / f"{name}.toml")
+        assert bool(expected(path, retrain=done)["train"]) == (name != "two")
+        run(path, retrain=done)
+    assert trained == ["a", "a"]
+    run(str(tmp_path / "two.toml"), retrain=set())
+    assert trained == ["a", "a", "a"]
+
+
+def test_the_folder_that_is_named_is_the_one_that_is_scored(
+    card: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from uniconv_bench.progress import Bars
+
+    raws = [tmp_path / name for name in ("one", "two")]
+    for raw in raws:
+        shutil.copytree(Path(__file__).parent / "data" / "raw" / "qrecc", raw)
+    test = raws[1] / "scai-qrecc21-test-turns.json"
+    test.write_text(json.dumps(json.loads(test.read_text())[:-1]))
+    text = CARD.replace('{ sample = "random-tiny" }', '{ mini = "random-tiny" }')
+    Path(card).write_text(text)
+
+    def turns(data_dir: Path | None) -> int:
+        record, _ = evaluate.run(
+            "qrecc", card, "mini", data_dir=data_dir, results=None, progress=Bars()
+        )
+        return record.counts.turns
+
+    # The second is prepared last, and still the first is scored where it is named.
+    assert [turns(raw) for raw in (*raws, raws[0])] == [4, 3, 4]
+    assert "sets of" not in capsys.readouterr().err
+    assert turns(None) == 3
+    told = capsys.readouterr().err
+    assert "2 mini sets of QReCC are prepared; taking the last, " in told
+    assert str(files.cache_dir() / "tasks" / "qrecc-mini-") in told
 
 
 def _turns() -> Sequence[Any]:

@@ -5,6 +5,7 @@ Knows registry, backbones and training; nothing of runs, scores or records.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from uniconv_bench.cards import CustomPart, Profile, SystemCard
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import folder_of, new_artefact, open_artefact
+from uniconv_bench.files import digest_of, folder_of, new_artefact, open_artefact
 from uniconv_bench.registry import adapter_folders, resolve, system_card
 from uniconv_bench.system import Context, Progress
 from uniconv_bench.task import Task, load_task
@@ -39,6 +40,8 @@ class Setup:
     profile: Profile
     progress: Progress
     adapters: dict[str, Path] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
+    """Tasks that are loaded already, perhaps from a folder of the person's own."""
 
     @staticmethod
     def of(system: str, profile: Profile, progress: Progress) -> Setup:
@@ -65,7 +68,10 @@ class Setup:
     def training_tasks(self) -> dict[str, Task]:
         """The tasks whose training sets the card's adapters mix, by name."""
         names = {name for training in self.card.adapters.values() for name in training.tasks}
-        return {n: load_task(n, self.profile, progress=self.progress) for n in sorted(names)}
+        return {
+            name: self.tasks.get(name) or load_task(name, self.profile, progress=self.progress)
+            for name in sorted(names)
+        }
 
     def identity(self, name: str) -> dict[str, Any]:
         """What the adapter of this name on the card has to be trained from."""
@@ -117,13 +123,24 @@ class Setup:
         context = Context(task.card, backbone, self.card.inference, self.adapters)
         return target(table.settings if custom else table, context)
 
-    def fit(self, *, retrain: bool = False) -> dict[str, Path]:
+    def fit(self, *, retrain: set[str] | None = None) -> dict[str, Path]:
         """Adapter name -> folder, for every adapter in use; trains only what does not fit.
 
         Args:
-            retrain: train anew even where a fitting adapter is cached or shipped.
+            retrain: if given, adapters are trained anew even where a fitting one is cached or
+                shipped, except those whose identity's digest is in it; gets those trained.
         """
         for name in self.used_adapters():
-            found = None if retrain else self.find_adapter(name)
-            self.adapters[name] = found or self.train(name)
+            self.adapters[name] = self._to_find(name, retrain) or self.train(name)
+            if retrain is not None:
+                retrain.add(digest_of(self.identity(name)))
         return self.adapters
+
+    def to_train(self, retrain: Collection[str] | None = None) -> list[str]:
+        """The adapters that `fit` would train."""
+        return [name for name in self.used_adapters() if self._to_find(name, retrain) is None]
+
+    def _to_find(self, name: str, retrain: Collection[str] | None) -> Path | None:
+        if retrain is not None and digest_of(self.identity(name)) not in retrain:
+            return None
+        return self.find_adapter(name)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Collection
+from pathlib import Path
 
 from uniconv_bench.assembly import Setup
 from uniconv_bench.cards import Profile
 from uniconv_bench.evaluate import RUN, Evaluation
-from uniconv_bench.progress import Silent
+from uniconv_bench.system import Progress
 from uniconv_bench.uniconv.backbone import Backbone
 
 PASSAGE_TOKENS, SESSION_TOKENS = 75, 110
@@ -16,17 +18,29 @@ PASSAGE_TOKENS, SESSION_TOKENS = 75, 110
 
 
 def estimate(
-    task: str, system: str, profile: Profile, limit: int | None = None
+    task: str,
+    system: str,
+    profile: Profile,
+    limit: int | None = None,
+    *,
+    data_dir: Path | None = None,
+    retrain: Collection[str] | None = None,
+    progress: Progress,
 ) -> dict[str, float]:
     """Stage -> seconds still to be spent on this machine, roughly; 0 for what is cached.
 
     From the sizes of data and backbone and from what one core was seen to do.
+
+    Args:
+        data_dir: as of `evaluate.run`.
+        retrain: as of `Setup.fit`.
+        progress: told of the preparation of data, without which nothing can be said.
     """
-    evaluation = Evaluation.of(task, system, profile, limit, Silent())
+    evaluation = Evaluation.of(task, system, profile, limit, progress, data_dir)
     setup, counts = evaluation.setup, evaluation.task.counts
     turns = len(evaluation.turns)
     reading, training = _rates(setup.backbone)
-    missing = [name for name in setup.used_adapters() if setup.find_adapter(name) is None]
+    missing = setup.to_train(retrain)
     todo = dict.fromkeys(("train", "retrieve", "generate", "score"), 0.0)
     for name in missing:
         todo["train"] += _training_tokens(setup, name) / training

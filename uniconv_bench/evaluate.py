@@ -55,13 +55,23 @@ class Evaluation:
 
     @staticmethod
     def of(
-        task: str, system: str, profile: Profile, limit: int | None, progress: Progress
+        task: str,
+        system: str,
+        profile: Profile,
+        limit: int | None,
+        progress: Progress,
+        data_dir: Path | None = None,
     ) -> Evaluation:
-        """Resolves names; raises UserError on a wrong one."""
+        """Resolves names, prepares data; raises UserError on what is wrong with either.
+
+        Args:
+            data_dir: folder of the task's raw files; None: what is prepared, or shipped.
+        """
         if limit is not None and limit < 1:
             raise UserError(f"--limit {limit} leaves no turn", mend="give 1 or more")
         setup = Setup.of(system, profile, progress)
-        loaded = load_task(task, profile, progress=progress)
+        loaded = load_task(task, profile, data_dir, progress=progress)
+        setup.tasks[loaded.card.name] = loaded
         return Evaluation(setup, loaded, limit, progress, records.energy_joules())
 
     @cached_property
@@ -265,9 +275,13 @@ class Evaluation:
 
 
 def train(
-    system: str, profile: Profile, *, retrain: bool = False, progress: Progress
+    system: str, profile: Profile, *, retrain: set[str] | None = None, progress: Progress
 ) -> dict[str, Path]:
-    """Adapter name -> folder, for every adapter in use; trains only what does not fit."""
+    """Adapter name -> folder, for every adapter in use; trains only what does not fit.
+
+    Args:
+        retrain: as of `Setup.fit`; an empty set trains anew even where an adapter fits.
+    """
     return Setup.of(system, profile, progress).fit(retrain=retrain)
 
 
@@ -305,7 +319,8 @@ def run(
     profile: Profile,
     *,
     limit: int | None = None,
-    retrain: bool = False,
+    data_dir: Path | None = None,
+    retrain: set[str] | None = None,
     results: Path | None,
     progress: Progress,
 ) -> tuple[ResultRecord, Path]:
@@ -313,10 +328,11 @@ def run(
 
     Args:
         limit: take the first turns only; such a record stays in the cache.
-        retrain: train anew even where an adapter fits.
+        data_dir: folder of the task's raw files; None: what is prepared, or shipped.
+        retrain: as of `Setup.fit`; one set for several runs trains a shared adapter once.
         results: folder that gets `<profile>/<system>/<task>.json`; None: the cache alone.
     """
-    evaluation = Evaluation.of(task, system, profile, limit, progress)
+    evaluation = Evaluation.of(task, system, profile, limit, progress, data_dir)
     evaluation.setup.fit(retrain=retrain)
     retrieval = evaluation.retrieve()
     answers = evaluation.generate(retrieval / RUN)

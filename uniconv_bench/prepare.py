@@ -6,6 +6,7 @@ Needs no model and no network.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -71,11 +72,11 @@ def prepare(
     Raises:
         UserError: raw files are missing or wrong, naming file, record and field.
     """
-    raw = data_dir if data_dir is not None else _shipped(card_path, card.name, profile)
-    if raw is None:
-        return _latest(card, card_path, profile)
     if allow_absent and profile != "mini":
         raise UserError("--allow-absent is for --profile mini", mend="leave it out")
+    raw = data_dir if data_dir is not None else _shipped(card_path, card.name, profile)
+    if raw is None:
+        return _latest(card, card_path, profile, progress)
     fingerprint = {**_identity(card, card_path, profile), "raw": _digests(raw)}
     fingerprint |= {"allow_absent": True} if allow_absent else {}
     folder = folder_of(STAGE, f"{card.name}-{profile}", fingerprint)
@@ -140,7 +141,18 @@ def _digests(raw: Path) -> dict[str, str]:
     files = sorted(path for path in raw.rglob("*") if path.is_file())
     if not files:
         raise UserError("an empty folder", where=raw, mend="--data-dir names the raw files' folder")
-    return {path.relative_to(raw).as_posix(): digest_of_file(path) for path in files}
+    return {path.relative_to(raw).as_posix(): _digest(path, path.stat()) for path in files}
+
+
+def _digest(path: Path, facts: os.stat_result) -> str:
+    """Raw files may be large, and a command asks for their digests more than once."""
+    key = (path.absolute(), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
+    if key not in _DIGESTS:
+        _DIGESTS[key] = digest_of_file(path)
+    return _DIGESTS[key]
+
+
+_DIGESTS: dict[tuple[Any, ...], str] = {}
 
 
 def _prepared(card: TaskCard, card_path: Path, profile: Profile) -> Iterator[Path]:
@@ -153,7 +165,7 @@ def _prepared(card: TaskCard, card_path: Path, profile: Profile) -> Iterator[Pat
             yield manifest.parent
 
 
-def _latest(card: TaskCard, card_path: Path, profile: Profile) -> Path:
+def _latest(card: TaskCard, card_path: Path, profile: Profile, progress: Progress) -> Path:
     folders = sorted(
         _prepared(card, card_path, profile), key=lambda f: (f / MANIFEST).stat().st_mtime_ns
     )
@@ -161,6 +173,9 @@ def _latest(card: TaskCard, card_path: Path, profile: Profile) -> Path:
         command = f"uniconv-bench prepare --task {card.name} --profile {profile}"
         mend = f"first run {command} (with --data-dir FOLDER if you have the official files)"
         raise UserError(f"no {profile} data of {card.title} is prepared", mend=mend)
+    if len(folders) > 1:
+        count = f"{len(folders)} {profile} sets of {card.title} are prepared"
+        progress.note(f"{count}; taking the last, {folders[-1]} (--data-dir chooses another)")
     open_artefact(folders[-1])
     return folders[-1]
 

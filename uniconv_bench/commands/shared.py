@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -111,10 +111,13 @@ def pairs_of(
     return pairs
 
 
-def one_task_for(data_dir: Path | None, tasks: Sequence[str]) -> None:
-    """Refuses to read one dataset's files as several datasets."""
+def one_task_for(data_dir: Path | None, tasks: Sequence[str], profile: Profile) -> None:
+    """Refuses to read one dataset's files as several datasets, or as the shipped sample."""
     if data_dir is not None and len(tasks) > 1:
         raise UserError("--data-dir holds the files of one task", mend="name one --task")
+    if data_dir is not None and profile == "sample":
+        what = "--data-dir has no place in profile sample, which is the data shipped with a task"
+        raise UserError(what, where=data_dir, mend="add --profile mini or full")
 
 
 def announce(
@@ -125,16 +128,19 @@ def announce(
     limit: int | None,
     *,
     only: str | None = None,
-    anew: bool = False,
+    data_dir: Path | None = None,
+    retrain: Collection[str] | None = None,
 ) -> None:
     """Says what is about to be done and how long it may take on this machine."""
     from uniconv_bench.estimate import estimate
+    from uniconv_bench.progress import Silent
 
-    seconds = estimate(task, system, profile, limit)
+    told = Silent() if data_dir is None else progress()  # reading official files takes long
+    seconds = estimate(
+        task, system, profile, limit, data_dir=data_dir, retrain=retrain, progress=told
+    )
     parts = [f"{name} {_duration(s)}" for name, s in seconds.items() if s and only in (None, name)]
     cost = ", ".join(parts) or "all cached"
-    if anew:
-        cost += ", and training anew"
     note(f"{stage} {system} on {task} ({profile}); to do, about: {cost}")
 
 

@@ -70,7 +70,7 @@ def prepare(
     from uniconv_bench.task import Task
 
     tasks = tasks_of(task, profile)
-    one_task_for(data_dir, tasks)
+    one_task_for(data_dir, tasks, profile)
     if dry_run:
         _costs(tasks, profile, data_dir, as_json)
         return
@@ -136,12 +136,13 @@ def train(
     from uniconv_bench import evaluate
 
     rows = []
+    trained: set[str] | None = set() if retrain else None
     for name in expanded("system", system):
         card, _ = registry.system_card(name)
         tasks = [t for training in card.adapters.values() for t in training.tasks]
         if tasks:
-            announce("train", tasks[0], name, profile, None, only="train", anew=retrain)
-        found = evaluate.train(name, profile, retrain=retrain, progress=progress())
+            announce("train", tasks[0], name, profile, None, only="train", retrain=trained)
+        found = evaluate.train(name, profile, retrain=trained, progress=progress())
         rows += [{"name": name, "adapter": a, "folder": str(f)} for a, f in found.items()]
     print_rows(rows, "Adapters", as_json, f"uniconv-bench run --task all --system {system[0]}")
 
@@ -204,21 +205,23 @@ def run(
 ) -> None:
     """All stages in order: prepare, train if no adapter fits, retrieve, answer, score, record."""
     from uniconv_bench import display, evaluate
-    from uniconv_bench.task import load_task
 
     pairs = pairs_of(task, system, profile, limit)
-    one_task_for(data_dir, sorted({one for one, _ in pairs}))
+    one_task_for(data_dir, sorted({one for one, _ in pairs}), profile)
     records: list[ResultRecord] = []
-    retrained: set[str] = set()
+    trained: set[str] | None = set() if retrain else None
     for one, other in pairs:
-        if data_dir is not None:
-            load_task(one, profile, data_dir, progress=progress())
-        anew = retrain and other not in retrained
-        announce("run", one, other, profile, limit, anew=anew)
+        announce("run", one, other, profile, limit, data_dir=data_dir, retrain=trained)
         record, path = evaluate.run(
-            one, other, profile, limit=limit, retrain=anew, results=results, progress=progress()
+            one,
+            other,
+            profile,
+            limit=limit,
+            data_dir=data_dir,
+            retrain=trained,
+            results=results,
+            progress=progress(),
         )
-        retrained.add(other)
         records.append(record)
         if not as_json:
             display.show_record(record)
