@@ -21,7 +21,7 @@ LAYERS = (
     {"conversation", "cards", "formats", "lookup"},
     {"blocks"},
     {"corpus"},
-    {"prompts", "system", "runs", "records", "registry", "progress"},
+    {"prompts", "system", "runs", "records", "registry", "progress", "outside"},
     {"download", "unpack"},
     {"rawfiles", "prepare", "mini", "task", "index", "encode", "decode", "metrics"},
     {"fetch", "uniconv"},

@@ -14,6 +14,7 @@ from typing import Any
 from uniconv_bench.cards import CustomPart, Profile, SystemCard
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of, folder_of, new_artefact, open_artefact
+from uniconv_bench.outside import built
 from uniconv_bench.registry import adapter_folders, resolve, system_card
 from uniconv_bench.system import Context, Progress
 from uniconv_bench.task import Task, load_task
@@ -121,7 +122,7 @@ class Setup:
         target = resolve(table.kind if custom else PARTS[table.kind], self.path.parent)
         backbone = self.card.backbone.get(self.profile, "")
         context = Context(task.card, backbone, self.card.inference, self.adapters)
-        return target(table.settings if custom else table, context)
+        return built(target, table.settings if custom else table, context)
 
     def fit(self, *, retrain: set[str] | None = None) -> dict[str, Path]:
         """Adapter name -> folder, for every adapter in use; trains only what does not fit.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -24,6 +26,31 @@ class UserError(Exception):
         place = f" ({self.where})" if self.where else ""
         remedy = f"; {self.mend}" if self.mend else ""
         return " ".join(f"{self.what}{place}{remedy}".split())
+
+
+@contextmanager
+def blamed(what: str, source: str | Path | None, *, ours: bool = False) -> Iterator[None]:
+    """Turns what a third party's code raises into one line.
+
+    Args:
+        what: what of it is at work, as `First.retrieve`.
+        source: its file.
+        ours: it is a part of this package, whose errors are bugs and keep their tracebacks.
+    """
+    try:
+        yield
+    except (UserError, ModuleNotFoundError):  # each has its own line already
+        raise
+    except Exception as error:
+        if ours:
+            raise
+        lines = [
+            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(source)
+        ]
+        where = f"{source}, line {lines[-1]}" if lines else source
+        mend = "mend it (--debug shows the traceback)"
+        told = f"{what} failed: {type(error).__name__}: {error}"
+        raise UserError(told, where=where, mend=mend) from error
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
-from inspect import getfile
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from uniconv_bench.files import (
     write_json,
     write_jsonl,
 )
+from uniconv_bench.outside import answers, fingerprint_of, rankings, source_of
 from uniconv_bench.records import ResultRecord
 from uniconv_bench.system import Answer, Generator, Progress, Retriever
 from uniconv_bench.task import Task, load_task
@@ -79,6 +79,11 @@ class Evaluation:
         """The test turns, the first `limit` of them if given."""
         return self.task.turns()[: self.limit]
 
+    @property
+    def retrieves(self) -> bool:
+        """Whether the system ranks passages at all; one that does and finds none scores 0."""
+        return self.setup.card.retriever.kind != "none"
+
     @cached_property
     def retriever(self) -> Retriever:
         """Built after the adapters are there."""
@@ -106,8 +111,8 @@ class Evaluation:
         fingerprint = {
             **self._where,
             "depth": self.setup.card.inference.depth,
-            "part": dict(self.retriever.fingerprint()),
-            "code": [digest_of_file(Path(getfile(type(self.retriever)))), digest_of_code("runs")],
+            "part": fingerprint_of(self.retriever),
+            "code": [digest_of_file(source_of(self.retriever)), digest_of_code("runs")],
         }
         return folder_of("retrieval", self.setup.card.name, fingerprint), fingerprint
 
@@ -117,8 +122,8 @@ class Evaluation:
             **self._where,
             "run": digest_of_file(run_file),
             "top_k": self.setup.card.inference.top_k,
-            "part": dict(self.generator.fingerprint()),
-            "code": digest_of_file(Path(getfile(type(self.generator)))),
+            "part": fingerprint_of(self.generator),
+            "code": digest_of_file(source_of(self.generator)),
         }
         return folder_of("answers", self.setup.card.name, fingerprint), fingerprint
 
@@ -128,13 +133,18 @@ class Evaluation:
         with _stage(folder, fingerprint) as working:
             if working:
                 depth = self.setup.card.inference.depth
-                rankings = self.retriever.retrieve(
-                    self.turns, self.task.corpus, depth, self.progress
-                )
-                run = {turn_id: ranking for turn_id, ranking in rankings if ranking}
+                run = rankings(self.retriever, self.turns, self.task.corpus, depth, self.progress)
                 self._check(run, depth)
+                if self.retrieves:
+                    self._tell_missing("passages", run)
                 runs.write_run(working / RUN, run.items(), self.setup.card.name)
         return folder
+
+    def _tell_missing(self, what: str, given: Collection[str]) -> None:
+        lacking = metrics.missing((turn.turn_id for turn in self.turns), given)
+        if lacking:
+            name, count = self.setup.card.name, f"{len(lacking)} of {len(self.turns)}"
+            self.progress.note(f"{name} has no {what} for {count} turns, which score 0 if judged")
 
     def _check(self, run: runs.Run, depth: int) -> None:
         """Refuses a run with unknown turns or passages: a retriever's fault, never a score."""
@@ -171,11 +181,13 @@ class Evaluation:
         done = _answers_so_far(so_far)
         left = [turn for turn in self.turns if turn.turn_id not in done]
         with so_far.open("a", encoding="utf-8") as stream:
-            for answer in self.generator.generate(left, evidence, self.progress):
+            for answer in answers(self.generator, left, evidence, self.progress):
                 done[answer.turn_id] = answer
                 stream.write(runs.answer_line(answer))
                 stream.flush()
-        runs.write_answers(working / ANSWERS, (done[t.turn_id] for t in self.turns))
+        answered = [done[t.turn_id] for t in self.turns if t.turn_id in done]
+        runs.write_answers(working / ANSWERS, answered)
+        self._tell_missing("answer", done)
         so_far.unlink()
 
     def score(self, run_file: Path, answers_file: Path) -> Path:
@@ -186,6 +198,7 @@ class Evaluation:
             "run": digest_of_file(run_file),
             "answers": digest_of_file(answers_file),
             "metrics": list(names),
+            "retrieves": self.retrieves,
             "code": digest_of_code("metrics", "runs", "evaluate"),
             "libraries": {name: metadata.version(name) for name in ("ranx", "evaluate")},
         }
@@ -199,16 +212,16 @@ class Evaluation:
         kept = {turn.turn_id for turn in self.turns}
         qrels = {t: q for t, q in self.task.qrels().items() if t in kept}
         references = {t: r for t, r in self.task.references().items() if t in kept}
-        answers = {t: a.text for t, a in runs.read_answers(answers_file).items()}
+        texts = {t: a.text for t, a in runs.read_answers(answers_file).items()}
         names = self.task.card.metrics
         by_metric: dict[str, dict[str, float]] = {}
         retrieval = [n for n in names if metrics.parse_metric(n).stage == "retrieval"]
         generation = [n for n in names if metrics.parse_metric(n).stage == "generation"]
         run = runs.read_run(run_file)
-        if qrels and retrieval and run:  # a system that retrieves nothing has no such score
+        if qrels and retrieval and self.retrieves:
             by_metric |= metrics.score_run(qrels, run, retrieval)
         if references and generation:
-            by_metric |= metrics.score_answers(references, answers, generation)
+            by_metric |= metrics.score_answers(references, texts, generation)
         rows = [
             {"turn_id": t.turn_id}
             | {name: values[t.turn_id] for name, values in by_metric.items() if t.turn_id in values}
@@ -266,7 +279,7 @@ class Evaluation:
             ),
             limit=self.limit,
             digests=records.Digests(
-                run=digest_of_file(run_file) if run else None,
+                run=digest_of_file(run_file) if self.retrieves else None,
                 answers=digest_of_file(answers_file),
                 scores=digest_of_file(folders["scores"] / SCORES),
             ),

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +30,7 @@ from uniconv_bench.files import (
     read_json,
     write_json,
 )
+from uniconv_bench.outside import each, functions_of, passages_of
 from uniconv_bench.registry import task_module, task_source
 from uniconv_bench.system import Progress
 
@@ -83,6 +85,7 @@ def prepare(
     if not force and open_artefact(folder) is not None:
         return folder
     module = task_module(card, card_path)
+    functions_of(module)
     progress.note(f"preparing {card.title} ({profile}) from {raw}")
     # A stopped preparation leaves a corpus to go on with; one of wrong files leaves nothing.
     partial = folder.with_name(f"{folder.name}.partial")
@@ -193,27 +196,27 @@ class _Data:
 def _read(
     card: TaskCard, module: ModuleType, raw: Path, profile: Profile, allow_absent: bool
 ) -> _Data:
-    found = module.splits(raw)
+    found = list(each(module, "splits", lambda: module.splits(raw), str))
     if not found or (profile != "mini" and card.test_split not in found):
         what = f"no files of the split {card.test_split!r}, on which {card.title} is tested"
         raise UserError(what, where=raw, mend="put the official files there")
-    splits = {
-        split: _checked(module.conversations(raw, split), f"{raw}, split {split}")
-        for split in found
-    }
+    splits = {}
+    for split in found:
+        rows = each(module, "conversations", partial(module.conversations, raw, split), Conversation)
+        splits[split] = _checked(rows, f"{raw}, split {split}")
     if profile != "mini":
-        return _Data(splits, module.passages(raw), {})
+        return _Data(splits, passages_of(module, raw), {})
     from uniconv_bench.mini import reduce
 
     mini = reduce(
         {split: tuple(conversations) for split, conversations in splits.items()},
-        lambda: iter(module.passages(raw)),
+        partial(passages_of, module, raw),
         card.test_split,
         card.mini,
         card.bm25,
         allow_absent=allow_absent,
     )
-    kept = (p for p in module.passages(raw) if p.passage_id in mini.keep)
+    kept = (p for p in passages_of(module, raw) if p.passage_id in mini.keep)
     return _Data(mini.splits, kept, {"test_split": mini.test_split, **mini.facts})
 
 

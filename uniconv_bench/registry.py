@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
-from uniconv_bench.errors import UserError, unknown_name
+from uniconv_bench.errors import UserError, blamed, unknown_name
 from uniconv_bench.files import digest_of, read_toml
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["task", "system"]
 GROUP = "uniconv_bench.plugins"
+OURS = "uniconv_bench."
 FOLDERS: dict[Kind, str] = {"task": "tasks", "system": "baselines"}
 
 
@@ -75,7 +76,8 @@ def task_module(card: TaskCard, card_path: Path) -> ModuleType:
         raise UserError("no module beside the card", where=source, mend="see CONTRIBUTING.md")
     for package, folder in _folders("task"):
         if folder == source.parent:
-            return importlib.import_module(f"{package}.{source.stem}")
+            with blamed(f"import of {source.name}", source, ours=package.startswith(OURS)):
+                return importlib.import_module(f"{package}.{source.stem}")
     return _load(source)
 
 
@@ -101,7 +103,8 @@ def resolve(spec: str, beside: Path | None = None) -> Any:
         module = _load(beside / f"{name}.py")
     else:
         try:
-            module = importlib.import_module(name)
+            with blamed(f"import of {name}", None, ours=name.startswith(OURS)):
+                module = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise
@@ -220,7 +223,8 @@ def _load(source: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with blamed(f"import of {source.name}", source):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise

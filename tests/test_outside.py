@@ -1,0 +1,160 @@
+"""Code of third parties: what it leaves out scores 0, what it does wrong is one line naming it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_evaluate import CODE, CUSTOM
+from test_prepare import third_party
+
+from uniconv_bench import evaluate, metrics
+from uniconv_bench.errors import UserError
+from uniconv_bench.progress import Silent
+from uniconv_bench.runs import read_answers, read_run
+from uniconv_bench.task import load_task
+
+YIELD = "            yield turn.turn_id, [(corpus.ids[i], float(-i)) for i in range(self.count)]"
+ANSWER = "            yield Answer(turn.turn_id, evidence[turn.turn_id][0].text)"
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.lines.append(message)
+
+
+@pytest.fixture
+def parrot(tmp_path: Path, private_cache: Path) -> Callable[..., Path]:
+    """Writes the parrot with a piece of its code replaced."""
+
+    def write(old: str = "", new: str = "") -> Path:
+        (tmp_path / "parrot.toml").write_text(CUSTOM)
+        assert old in CODE
+        (tmp_path / "parrot.py").write_text(CODE.replace(old, new))
+        return tmp_path / "parrot.toml"
+
+    return write
+
+
+def refused(card: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        evaluate.generate("qrecc", str(card), "sample", limit=4, progress=Silent())
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("self.count = settings", "self.count = settings['no']", "First.__init__ failed: KeyError"),
+        ('{"count": self.count}', "1 / 0", "First.fingerprint failed: ZeroDivisionError: division"),
+        ('{"count": self.count}', "{'count': self}", "First.fingerprint failed: TypeError: Object"),
+        (YIELD, "            raise RuntimeError('two\\nlines')", "failed: RuntimeError: two lines"),
+        (YIELD, "            yield turn.turn_id", "First.retrieve failed: ValueError"),
+        (YIELD, "            yield turn.turn_id, [('p', 'high')]", "First.retrieve failed: error"),
+        (YIELD, "            yield 'a_9', []", "First.retrieve yielded turn 'a_9', which it was"),
+        (YIELD, f"{YIELD}\n{YIELD}", "First.retrieve yielded turn '1_1' twice"),
+        (ANSWER, "            raise OSError(28, 'No space')", "Echo.generate failed: OSError"),
+        (ANSWER, "            yield turn.turn_id, 'text'", "it gave tuple, not Answer"),
+        (ANSWER, "            yield Answer(turn.turn_id, None)", "is NoneType, not str"),
+        (ANSWER, "            yield Answer('a_9', 'x')", "Echo.generate yielded turn 'a_9', which"),
+        (ANSWER, f"{ANSWER}\n{ANSWER}", "twice"),
+        ("class First:", "class First", "import of parrot.py failed: SyntaxError"),
+        ("class First:", "print(nothing)\nclass First:", "import of parrot.py failed: NameError"),
+    ],
+)
+def test_what_it_does_wrong_is_one_line(
+    parrot: Callable[..., Path], old: str, new: str, told: str
+) -> None:
+    line = refused(parrot(old, new))
+    assert told in line
+    assert "parrot.py" in line
+
+
+def test_the_line_at_fault_is_named(parrot: Callable[..., Path]) -> None:
+    line = refused(parrot(YIELD, "            raise RuntimeError('no')"))
+    number = CODE.splitlines().index(YIELD) + 1
+    assert f"parrot.py, line {number}); mend it (--debug shows the traceback)" in line
+
+
+def test_turns_left_out_are_told_and_the_others_kept(parrot: Callable[..., Path]) -> None:
+    card = parrot("for turn in reversed(turns):", "for turn in turns[1:]:")
+    notes = Notes()
+    path = evaluate.generate("qrecc", str(card), "sample", limit=4, progress=notes)
+    turns = [t.turn_id for t in load_task("qrecc", "sample", progress=Silent()).turns()[:4]]
+    assert list(read_answers(path)) == turns[1:]
+    assert notes.lines[-1] == "parrot has no answer for 1 of 4 turns, which score 0 if judged"
+
+
+@pytest.mark.parametrize("new", ["            yield from ()", "            yield turn.turn_id, []"])
+def test_a_retriever_that_finds_nothing_scores_zero(
+    parrot: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, new: str
+) -> None:
+    card = parrot(YIELD, new)
+    source = card.with_suffix(".py")
+    source.write_text(source.read_text().replace("evidence[turn.turn_id][0].text", '"so"'))
+
+    def zero(references: Any, answers: Any, names: Any) -> dict[str, dict[str, float]]:
+        return {name: dict.fromkeys(references, 0.0) for name in names}
+
+    monkeypatch.setattr(metrics, "score_answers", zero)  # not looked at here
+    notes = Notes()
+    record, _ = evaluate.run("qrecc", str(card), "sample", limit=4, results=None, progress=notes)
+    assert {s.metric: s.mean for s in record.scores if s.stage == "retrieval"} == {
+        "ndcg@3": 0.0,
+        "recall@10": 0.0,
+        "mrr": 0.0,
+    }
+    assert record.counts.missing_run == record.counts.judged_retrieval > 0
+    assert "parrot has no passages for 4 of 4 turns, which score 0 if judged" in notes.lines
+    run_file = evaluate.outputs(record)["run.trec"]
+    assert read_run(run_file) == {}
+
+
+@pytest.mark.parametrize("name", ["splits", "conversations", "passages"])
+def test_a_task_module_without_a_function(name: str, tmp_path: Path, private_cache: Path) -> None:
+    path = third_party(tmp_path)
+    source = path.with_suffix(".py")
+    source.write_text(source.read_text().replace(f"def {name}(", f"def other_{name}("))
+    with pytest.raises(UserError, match=rf"no function {name} in this module \({source}\)"):
+        load_task(str(path), "sample", progress=Silent())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('return ("test",)', "return 1 / 0", "mine.splits failed: ZeroDivisionError"),
+        ("    yield Conversation", "    yield {}['a']", "mine.conversations failed: KeyError: 'a'"),
+        ('Passage("p", "because")', '("p", "because")', "mine.passages failed: TypeError: it gave"),
+        ("def passages", "def def", "import of mine.py failed: SyntaxError"),
+    ],
+)
+def test_a_task_module_that_fails(
+    old: str, new: str, told: str, tmp_path: Path, private_cache: Path
+) -> None:
+    path = third_party(tmp_path)
+    source = path.with_suffix(".py")
+    assert old in source.read_text()
+    source.write_text(source.read_text().replace(old, new))
+    with pytest.raises(UserError, match="mine.py") as caught:
+        load_task(str(path), "sample", progress=Silent())
+    assert told in str(caught.value)
+    assert list((private_cache / "tasks").glob("*")) == []
+
+
+def test_a_bug_of_our_own_keeps_its_traceback(
+    tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from uniconv_bench.baselines.bm25 import Bm25Retriever
+
+    def broken(self: Any, *args: Any) -> Any:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Bm25Retriever, "retrieve", broken)
+    with pytest.raises(ZeroDivisionError):
+        evaluate.retrieve("qrecc", "bm25+llm", "sample", limit=2, progress=Silent())
