@@ -202,6 +202,33 @@ def test_an_adapter_extends_another_systems(plugged: Path, tmp_path: Path) -> No
     assert message == "unknown adapter of base 'bosh'; did you mean 'both'?"
 
 
+@pytest.mark.parametrize("name", ["../../evil", ".hidden", "a/b", "a b", "", "é", "x" * 65, "a\\n"])
+def test_a_name_that_could_leave_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(SYSTEM.replace('"base"', f'"{name}"'))
+    assert "field name" in fails(registry.system_card, str(path))
+    path.write_text(TASK.replace('"toy"', f'"{name}"'))
+    assert "field name" in fails(registry.task_card, str(path))
+    path.write_text(
+        SYSTEM.replace("adapters.both", f'adapters."{name}"').replace('"both"', f'"{name}"')
+    )
+    assert "adapters" in fails(registry.system_card, str(path))
+
+
+def test_a_card_by_path_may_not_take_a_registered_name(plugged: Path, tmp_path: Path) -> None:
+    for kind, card, folder in (("system", SYSTEM, "baselines"), ("task", TASK, "tasks")):
+        name = "base" if kind == "system" else "toy"
+        look = registry.system_card if kind == "system" else registry.task_card
+        path = tmp_path / "my.toml"
+        path.write_text(card)
+        line = fails(look, str(path))
+        assert f"{name!r} is the name of another {kind}, whose results it would replace" in line
+        assert f"({path}); rename the card" in line
+        look(str(plugged / folder / f"{name}.toml"))  # that very file
+        path.write_text(card.replace(f'"{name}"', '"my.own_1+x"', 1))
+        assert look(str(path))[0].name == "my.own_1+x"
+
+
 def test_extends_in_a_circle(tmp_path: Path) -> None:
     for one, other in (("a", "b"), ("b", "a")):
         (tmp_path / f"{one}.toml").write_text(

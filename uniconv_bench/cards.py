@@ -27,6 +27,8 @@ Profile = Literal["sample", "mini", "full"]
 PROFILES: tuple[Profile, ...] = ("sample", "mini", "full")
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9+_-][A-Za-z0-9+_.-]{0,63}$")]
+"""Names folders of the cache and of results: letters, digits, `+`, `-`, `_`, and `.` inside."""
 
 
 class Card(BaseModel):
@@ -120,7 +122,7 @@ class Source(Card):
 class TaskCard(Card):
     """One dataset: its facts, its judged splits, its metrics, what is known about it."""
 
-    name: str
+    name: Name
     title: str
     version: int
     description: str
@@ -299,14 +301,14 @@ class Inference(Card):
 class SystemCard(Card):
     """One runnable system: a retriever, a generator, and the adapters they use."""
 
-    name: str
+    name: Name
     title: str
     description: str
     backbone: dict[Profile, str] = {}
     """Which backbone serves each profile; empty for systems with their own code only."""
     retriever: RetrieverCard
     generator: GeneratorCard
-    adapters: dict[str, Training] = {}
+    adapters: dict[Name, Training] = {}
     inference: Inference = Inference()
 
     @model_validator(mode="after")

@@ -43,7 +43,7 @@ def headings(kind: Kind) -> list[dict[str, str]]:
     for name, path in sorted(_cards(kind).items()):
         content = read_toml(path)
         rows.append({key: _heading(content, key, path) for key in ("name", "title", "description")})
-        _check_name(rows[-1]["name"], name, path)
+        _check_name(kind, rows[-1]["name"], name, path)
     return rows
 
 
@@ -53,8 +53,7 @@ def task_card(name_or_path: str) -> tuple[TaskCard, Path]:
 
     path = _find("task", name_or_path)
     card = parse_card(TaskCard, read_toml(path), path)
-    if not _is_path(name_or_path):
-        _check_name(card.name, name_or_path, path)
+    _check_name("task", card.name, name_or_path, path)
     return card, path
 
 
@@ -64,8 +63,7 @@ def system_card(name_or_path: str) -> tuple[SystemCard, Path]:
 
     path = _find("system", name_or_path)
     card = parse_card(SystemCard, _extended(path, ()), path)
-    if not _is_path(name_or_path):
-        _check_name(card.name, name_or_path, path)
+    _check_name("system", card.name, name_or_path, path)
     return card, path
 
 
@@ -168,10 +166,17 @@ def _heading(content: dict[str, Any], key: str, path: Path) -> str:
     return value
 
 
-def _check_name(name: str, stem: str, path: Path) -> None:
-    if name != stem:
-        what = f"malformed card: field name: {name!r} is not the file's name {stem!r}"
-        raise UserError(what, where=path, mend="rename one of them")
+def _check_name(kind: Kind, name: str, asked: str, path: Path) -> None:
+    """A card asked for by name has that name; one given by path may not take a registered one."""
+    if not _is_path(asked):
+        if name != asked:
+            what = f"malformed card: field name: {name!r} is not the file's name {asked!r}"
+            raise UserError(what, where=path, mend="rename one of them")
+        return
+    owner = _cards(kind).get(name)
+    if owner is not None and not owner.samefile(path):
+        what = f"field name: {name!r} is the name of another {kind}, whose results it would replace"
+        raise UserError(what, where=path, mend="rename the card")
 
 
 def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
