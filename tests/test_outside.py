@@ -13,7 +13,7 @@ from test_prepare import third_party
 from uniconv_bench import evaluate, metrics
 from uniconv_bench.errors import UserError
 from uniconv_bench.progress import Silent
-from uniconv_bench.runs import read_answers, read_run
+from uniconv_bench.runs import read_answers, read_run, write_run
 from uniconv_bench.task import load_task
 
 YIELD = "            yield turn.turn_id, [(corpus.ids[i], float(-i)) for i in range(self.count)]"
@@ -116,6 +116,51 @@ def test_a_retriever_that_finds_nothing_scores_zero(
     assert read_run(run_file) == {}
 
 
+def test_energy_is_told_only_of_work_done_here(
+    parrot: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from uniconv_bench import records
+
+    counter = iter(range(1, 100))
+    monkeypatch.setattr(records, "energy_joules", lambda: float(next(counter)))
+    monkeypatch.setattr(metrics, "score_run", lambda *args: {})
+    monkeypatch.setattr(metrics, "score_answers", lambda *args: {})
+    card, results = parrot(), tmp_path / "results"
+
+    def energy(**options: Any) -> float | None:
+        options = {"results": results, "progress": Silent()} | options
+        return evaluate.run("qrecc", str(card), "sample", **options)[0].provenance.energy_joules
+
+    assert energy() is not None
+    evaluate.retrieve("qrecc", str(card), "sample", limit=3, progress=Silent())
+    assert energy(limit=3) is None  # the ranking was there
+
+
+def test_a_record_that_says_the_same_is_left_alone(
+    parrot: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "score_run", lambda *args: {})
+    monkeypatch.setattr(metrics, "score_answers", lambda *args: {})
+    card, results, notes = parrot(), tmp_path / "results", Notes()
+
+    def run(cache: str) -> tuple[Any, Path, bytes]:
+        monkeypatch.setenv("UNICONV_BENCH_CACHE", str(tmp_path / cache))
+        record, path = evaluate.run("qrecc", str(card), "sample", results=results, progress=notes)
+        return record, path, path.read_bytes()
+
+    first = run("one")
+    assert not any("unchanged" in line for line in notes.lines)
+    assert run("two") == first  # made anew, with other seconds
+    assert notes.lines[-1].startswith("record unchanged")
+    first[1].write_text("broken")
+    assert run("two")[1] == first[1]
+    assert first[1].read_bytes() != b"broken"
+    card.write_text(CUSTOM.replace("Somebody else's", "My"))
+    notes.lines.clear()
+    assert run("two")[2] != first[2]
+    assert not any("unchanged" in line for line in notes.lines)
+
+
 @pytest.mark.parametrize("name", ["splits", "conversations", "passages"])
 def test_a_task_module_without_a_function(name: str, tmp_path: Path, private_cache: Path) -> None:
     path = third_party(tmp_path)
@@ -145,6 +190,33 @@ def test_a_task_module_that_fails(
         load_task(str(path), "sample", progress=Silent())
     assert told in str(caught.value)
     assert list((private_cache / "tasks").glob("*")) == []
+
+
+def ranking_of(task: str, folder: Path) -> Path:
+    turns = load_task(task, "sample", progress=Silent()).turns()
+    rows = {turn.turn_id: [(p, 1.0) for p in turn.gold] for turn in turns if turn.gold}
+    write_run(folder / f"{task}.trec", rows.items(), "x")
+    return folder / f"{task}.trec"
+
+
+def test_a_run_of_another_task_is_not_answered_from(
+    parrot: Callable[..., Path], tmp_path: Path
+) -> None:
+    card, notes = str(parrot(ANSWER, '            yield Answer(turn.turn_id, "so")')), Notes()
+    other = ranking_of("topiocqa", tmp_path)
+    with pytest.raises(UserError, match=r"are not in the corpus of qrecc.*topiocqa\.trec.*--task"):
+        evaluate.generate("qrecc", card, "sample", run=other, progress=notes)
+    lines = ranking_of("qrecc", tmp_path).read_text().splitlines(keepends=True)
+    mine = tmp_path / "mine.trec"
+    mine.write_text(lines[0])
+    evaluate.generate("qrecc", card, "sample", run=mine, progress=notes)
+    assert "mine.trec ranks 1 of " in "".join(notes.lines)
+    mine.write_text(lines[0].replace(lines[0].split("\t")[0], "elsewhere_1"))
+    with pytest.raises(UserError, match="no turn to answer is ranked in this file"):
+        evaluate.generate("qrecc", card, "sample", run=mine, progress=notes)
+    mine.write_text("")
+    with pytest.raises(UserError, match="no turn to answer is ranked in this file"):
+        evaluate.generate("qrecc", card, "sample", run=mine, progress=notes)
 
 
 def test_a_bug_of_our_own_keeps_its_traceback(

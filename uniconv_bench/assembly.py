@@ -13,7 +13,7 @@ from typing import Any
 
 from uniconv_bench.cards import CustomPart, Profile, SystemCard
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import digest_of, folder_of, new_artefact, open_artefact
+from uniconv_bench.files import digest_of, folder_of, missing_artefact, open_artefact
 from uniconv_bench.outside import built
 from uniconv_bench.registry import adapter_folders, resolve, system_card
 from uniconv_bench.system import Context, Progress
@@ -43,6 +43,8 @@ class Setup:
     adapters: dict[str, Path] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
     """Tasks that are loaded already, perhaps from a folder of the person's own."""
+    trained: set[str] = field(default_factory=set)
+    """Adapters that this process trained from the first step."""
 
     @staticmethod
     def of(system: str, profile: Profile, progress: Progress) -> Setup:
@@ -96,12 +98,17 @@ class Setup:
         cached = folder_of("adapters", name, wanted)
         shipped = [f for root in adapter_folders() for f in sorted(root.glob("*")) if f.is_dir()]
         for folder in (cached, *shipped):
-            if open_artefact(folder) == wanted:
+            # One that is just being trained is waited for where it is needed, not here.
+            if folder.exists() and open_artefact(folder) == wanted:
                 return folder
         return None
 
-    def train(self, name: str) -> Path:
-        """Trains an adapter into the cache, going on from where a stopped training was."""
+    def train(self, name: str, *, anew: bool = False) -> Path:
+        """Trains an adapter into the cache, going on from where a stopped training was.
+
+        Args:
+            anew: even if the cache holds it.
+        """
         from uniconv_bench.uniconv.training import train_adapter
 
         training = self.card.adapters[name]
@@ -109,10 +116,14 @@ class Setup:
         folder = folder_of("adapters", name, identity)
         tasks = [self.training_tasks[task] for task in training.tasks]
         assert self.backbone is not None
-        with new_artefact(folder, identity) as working:
-            train_adapter(
-                name, self.backbone, training, self.card.inference, tasks, working, self.progress
-            )
+        inference = self.card.inference
+        with missing_artefact(folder, identity, anew=anew) as working:
+            if working is not None:
+                if not any(working.iterdir()):
+                    self.trained.add(name)
+                train_adapter(
+                    name, self.backbone, training, inference, tasks, working, self.progress
+                )
         return folder
 
     def part(self, which: str, task: Task) -> Any:
@@ -132,7 +143,8 @@ class Setup:
                 shipped, except those whose identity's digest is in it; gets those trained.
         """
         for name in self.used_adapters():
-            self.adapters[name] = self._to_find(name, retrain) or self.train(name)
+            found = self._to_find(name, retrain)
+            self.adapters[name] = found or self.train(name, anew=retrain is not None)
             if retrain is not None:
                 retrain.add(digest_of(self.identity(name)))
         return self.adapters

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from uniconv_bench.assembly import Setup
 from uniconv_bench.cards import Profile
-from uniconv_bench.evaluate import RUN, Evaluation
+from uniconv_bench.evaluate import Evaluation
+from uniconv_bench.recording import RUN
 from uniconv_bench.system import Progress
 from uniconv_bench.uniconv.backbone import Backbone
 

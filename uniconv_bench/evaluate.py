@@ -7,39 +7,35 @@ already there is not done again.
 from __future__ import annotations
 
 import json
-import resource
-import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from uniconv_bench import metrics, records, runs
-from uniconv_bench.assembly import WEIGHTS, Setup
+from uniconv_bench.assembly import Setup
 from uniconv_bench.cards import Profile
 from uniconv_bench.conversation import Passage, Turn
+from uniconv_bench.costs import counted
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import (
     cache_dir,
     digest_of_code,
     digest_of_file,
     folder_of,
-    new_artefact,
-    open_artefact,
-    read_json,
+    missing_artefact,
     write_json,
     write_jsonl,
 )
+from uniconv_bench.origin import check_passages, ranked
 from uniconv_bench.outside import answers, fingerprint_of, rankings, source_of
+from uniconv_bench.recording import ANSWERS, RECORD, RUN, SCORES, SUMMARY, kept, recorded
 from uniconv_bench.records import ResultRecord
 from uniconv_bench.system import Answer, Generator, Progress, Retriever
 from uniconv_bench.task import Task, load_task
-
-RUN, ANSWERS, SCORES = "run.trec", "answers.jsonl", "scores.jsonl"
-SUMMARY, COST, RECORD = "summary.json", "cost.json", "record.json"
 
 
 @dataclass
@@ -52,6 +48,8 @@ class Evaluation:
     progress: Progress
     energy: float | None
     """The machine's energy counter when the work began."""
+    made: set[str] = field(default_factory=set)
+    """Stages that this process did, from their first turn on."""
 
     @staticmethod
     def of(
@@ -130,7 +128,7 @@ class Evaluation:
     def retrieve(self) -> Path:
         """The folder with `run.trec`."""
         folder, fingerprint = self.retrieval
-        with _stage(folder, fingerprint) as working:
+        with self._stage("retrieval", folder, fingerprint) as working:
             if working:
                 depth = self.setup.card.inference.depth
                 run = rankings(self.retriever, self.turns, self.task.corpus, depth, self.progress)
@@ -139,6 +137,20 @@ class Evaluation:
                     self._tell_missing("passages", run)
                 runs.write_run(working / RUN, run.items(), self.setup.card.name)
         return folder
+
+    @contextmanager
+    def _stage(
+        self, name: str, folder: Path, fingerprint: Mapping[str, Any]
+    ) -> Iterator[Path | None]:
+        """The working folder of a stage to be done, its cost counted, or None if it is done."""
+        with missing_artefact(folder, fingerprint) as working:
+            if working is None:
+                yield None
+                return
+            with counted(working) as fresh:
+                yield working
+            if fresh:
+                self.made.add(name)
 
     def _tell_missing(self, what: str, given: Collection[str]) -> None:
         lacking = metrics.missing((turn.turn_id for turn in self.turns), given)
@@ -156,7 +168,7 @@ class Evaluation:
     def generate(self, run_file: Path) -> Path:
         """The folder with `answers.jsonl`, from the top passages of a run file."""
         folder, fingerprint = self.answering(run_file)
-        with _stage(folder, fingerprint) as working:
+        with self._stage("answers", folder, fingerprint) as working:
             if working:
                 run = runs.read_run(run_file)
                 top_k = self.setup.card.inference.top_k
@@ -166,6 +178,20 @@ class Evaluation:
                 }
                 self._answer(working, evidence)
         return folder
+
+    def accept(self, run_file: Path) -> None:
+        """Refuses a run file that is not of this task; says so if it ranks some turns only."""
+        task, run = self.task.card.name, runs.read_run(run_file)
+        check_passages(ranked(run), frozenset(self.task.corpus.ids), task, run_file)
+        covered = [turn.turn_id for turn in self.turns if turn.turn_id in run]
+        if not covered:
+            mend = f"turns of {task} are named as {self.turns[0].turn_id!r}"
+            raise UserError("no turn to answer is ranked in this file", where=run_file, mend=mend)
+        if len(covered) < len(self.turns):
+            count = f"{len(covered)} of {len(self.turns)} turns"
+            self.progress.note(
+                f"{run_file} ranks {count}; the others are answered without passages"
+            )
 
     def _passages(self, ranking: list[tuple[str, float]], run_file: Path) -> list[Passage]:
         try:
@@ -203,7 +229,7 @@ class Evaluation:
             "libraries": {name: metadata.version(name) for name in ("ranx", "evaluate")},
         }
         folder = folder_of("scores", self.setup.card.name, fingerprint)
-        with _stage(folder, fingerprint) as working:
+        with self._stage("scores", folder, fingerprint) as working:
             if working:
                 self._score(working, run_file, answers_file)
         return folder
@@ -230,61 +256,6 @@ class Evaluation:
         write_jsonl(working / SCORES, rows)
         summary = [metrics.metric_score(name, values) for name, values in by_metric.items()]
         write_json(working / SUMMARY, [s.model_dump(mode="json") for s in summary])
-
-    def record(self, folders: Mapping[str, Path]) -> ResultRecord:
-        """The record of finished stages: `retrieval`, `answers` and `scores` -> folder."""
-        card, task = self.setup.card, self.task
-        run_file, answers_file = folders["retrieval"] / RUN, folders["answers"] / ANSWERS
-        run, answers = runs.read_run(run_file), runs.read_answers(answers_file)
-        kept = {turn.turn_id for turn in self.turns}
-        qrels = [turn_id for turn_id in task.qrels() if turn_id in kept]
-        references = [turn_id for turn_id in task.references() if turn_id in kept]
-        seeds = {card.adapters[name].seed for name in self.setup.adapters}
-        weights = {n: digest_of_file(f / WEIGHTS) for n, f in self.setup.adapters.items()}
-        backbone = self.setup.backbone
-        costs = {stage: read_json(folder / COST) for stage, folder in folders.items()}
-        seconds = {stage: cost["seconds"] for stage, cost in costs.items()}
-        for name, folder in self.setup.adapters.items():
-            seconds[f"train {name}"] = read_json(folder / "training.json")["seconds"]
-        made = records.provenance(seconds, min(seeds, default=0), energy_before=self.energy)
-        peak = max(made.peak_memory_bytes, *(c["peak_memory_bytes"] for c in costs.values()))
-        return ResultRecord(
-            task=records.TaskPart(
-                name=task.card.name,
-                version=task.card.version,
-                profile=task.profile,
-                split=task.test_split,
-                card_digest=task.card.digest(),
-                data_digest=task.digest,
-            ),
-            system=records.SystemPart(
-                name=card.name,
-                title=card.title,
-                backbone=backbone.name if backbone else None,
-                backbone_revision=backbone.revision if backbone else None,
-                adapters=weights,
-                settings=card.model_dump(mode="json"),
-            ),
-            scores=tuple(
-                records.Score.model_validate_json(json.dumps(row))
-                for row in read_json(folders["scores"] / SUMMARY)
-            ),
-            counts=records.Counts(
-                turns=len(self.turns),
-                judged_retrieval=len(qrels),
-                judged_generation=len(references),
-                missing_run=len(metrics.missing(qrels, run)),
-                missing_answers=len(metrics.missing(references, answers)),
-                empty_answers=sum(not answer.text for answer in answers.values()),
-            ),
-            limit=self.limit,
-            digests=records.Digests(
-                run=digest_of_file(run_file) if self.retrieves else None,
-                answers=digest_of_file(answers_file),
-                scores=digest_of_file(folders["scores"] / SCORES),
-            ),
-            provenance=made.model_copy(update={"peak_memory_bytes": peak}),
-        )
 
 
 def train(
@@ -322,6 +293,8 @@ def generate(
         run: a TREC run file to answer from in place of the system's own.
     """
     evaluation = Evaluation.of(task, system, profile, limit, progress)
+    if run is not None:
+        evaluation.accept(run)
     evaluation.setup.fit()
     return evaluation.generate(run or evaluation.retrieve() / RUN) / ANSWERS
 
@@ -355,17 +328,19 @@ def run(
         **{stage: folder.name for stage, folder in folders.items()},
         "card": evaluation.setup.card.digest(),
         "task": evaluation.task.card.digest(),
-        "code": digest_of_code("records", "evaluate"),
+        "code": digest_of_code("records", "recording", "evaluate"),
     }
     folder = folder_of("records", evaluation.setup.card.name, fingerprint)
-    with _stage(folder, fingerprint) as working:
+    with missing_artefact(folder, fingerprint) as working:
         if working:
-            records.write_record(evaluation.record(folders), working / RECORD)
-    kept = folder / RECORD
-    record = records.read_record(kept)
+            records.write_record(recorded(evaluation, folders), working / RECORD)
+    record = records.read_record(folder / RECORD)
     if results is None or limit is not None:
-        return record, kept
-    return record, records.write_record(record, records.record_path(results, record))
+        return record, folder / RECORD
+    record, path, written = kept(record, results)
+    if not written:
+        progress.note("record unchanged: the one there has these scores, counts and digests")
+    return record, path
 
 
 def outputs(record: ResultRecord) -> dict[str, Path]:
@@ -380,28 +355,14 @@ def outputs(record: ResultRecord) -> dict[str, Path]:
 
 
 def _answers_so_far(path: Path) -> dict[str, Answer]:
-    """Whole lines of an interrupted answer file; a torn last line is cut off the file."""
+    """Whole lines of an interrupted answer file, each turn's first; what is torn is cut off."""
     if not path.exists():
         return {}
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
-    path.write_bytes(whole + b"\n" if whole else b"")
-    return runs.read_answers(path) if whole else {}
-
-
-@contextmanager
-def _stage(folder: Path, fingerprint: Mapping[str, Any]) -> Iterator[Path | None]:
-    """Yields the working folder of a stage to be done, or None if its artefact is there.
-
-    Seconds and peak memory of the process are kept beside the result.
-    """
-    if open_artefact(folder) is not None:
-        yield None
-        return
-    with new_artefact(folder, fingerprint) as working:
-        start = time.perf_counter()
-        yield working
-        cost = {
-            "seconds": round(time.perf_counter() - start, 3),
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        }
-        write_json(working / COST, cost)
+    kept: dict[str, bytes] = {}
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            kept.setdefault(json.loads(line)["turn_id"], line + b"\n")
+        except (ValueError, KeyError, TypeError):
+            break  # written while the machine went down: what follows is no better
+    path.write_bytes(b"".join(kept.values()))
+    return runs.read_answers(path)

@@ -25,7 +25,7 @@ from uniconv_bench.files import (
     digest_of_code,
     digest_of_file,
     folder_of,
-    new_artefact,
+    missing_artefact,
     open_artefact,
     read_json,
     write_json,
@@ -82,25 +82,39 @@ def prepare(
     fingerprint = {**_identity(card, card_path, profile), "raw": _digests(raw)}
     fingerprint |= {"allow_absent": True} if allow_absent else {}
     folder = folder_of(STAGE, f"{card.name}-{profile}", fingerprint)
-    if not force and open_artefact(folder) is not None:
-        return folder
-    module = task_module(card, card_path)
-    functions_of(module)
-    progress.note(f"preparing {card.title} ({profile}) from {raw}")
-    # A stopped preparation leaves a corpus to go on with; one of wrong files leaves nothing.
-    partial = folder.with_name(f"{folder.name}.partial")
-    if force:
-        shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with new_artefact(folder, fingerprint) as working:
-            for left in working.iterdir():
-                if left.name != PASSAGES:
-                    left.unlink()
-            _write(_read(card, module, raw, profile, allow_absent), raw, working)
-    except UserError:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with missing_artefact(folder, fingerprint, anew=force) as working:
+        if working is not None:
+            if force:
+                _emptied(working)
+            module = task_module(card, card_path)
+            functions_of(module)
+            progress.note(f"preparing {card.title} ({profile}) from {raw}")
+            _make(card, module, raw, profile, allow_absent, working)
     return folder
+
+
+def _make(
+    card: TaskCard,
+    module: ModuleType,
+    raw: Path,
+    profile: Profile,
+    allow_absent: bool,
+    folder: Path,
+) -> None:
+    """Goes on with the corpus of a stopped preparation; wrong files leave nothing behind."""
+    for left in folder.iterdir():
+        if left.name != PASSAGES:
+            left.unlink()
+    try:
+        _write(_read(card, module, raw, profile, allow_absent), raw, folder)
+    except UserError:
+        _emptied(folder)
+        raise
+
+
+def _emptied(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
 
 
 def is_prepared(
@@ -202,7 +216,8 @@ def _read(
         raise UserError(what, where=raw, mend="put the official files there")
     splits = {}
     for split in found:
-        rows = each(module, "conversations", partial(module.conversations, raw, split), Conversation)
+        call = partial(module.conversations, raw, split)
+        rows = each(module, "conversations", call, Conversation)
         splits[split] = _checked(rows, f"{raw}, split {split}")
     if profile != "mini":
         return _Data(splits, passages_of(module, raw), {})

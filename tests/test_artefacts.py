@@ -1,0 +1,161 @@
+"""Artefacts made by several processes at once, and what a stage costs over several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from uniconv_bench import costs, evaluate
+from uniconv_bench.files import missing_artefact, new_artefact, open_artefact
+from uniconv_bench.system import Answer
+
+MAKER = """
+import sys, time
+from pathlib import Path
+from uniconv_bench.files import missing_artefact, new_artefact, open_artefact
+
+way, folder = sys.argv[1], Path(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+
+def make(working):
+    with (working / "work.txt").open("a") as stream:
+        for _ in range(20):
+            stream.write("x")
+            stream.flush()
+            time.sleep(0.02)
+    print("made", flush=True)
+
+if way == "missing":
+    with missing_artefact(folder, {"a": 1}) as working:
+        if working is not None:
+            make(working)
+elif way == "looks" and open_artefact(folder) is not None:
+    pass  # as callers do that can make an artefact only after they looked
+else:
+    with new_artefact(folder, {"a": 1}) as working:
+        if not (working / "whole").exists():
+            make(working)
+"""
+
+
+def started(way: str, folder: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAKER, way, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def until(condition: Path) -> None:
+    for _ in range(3000):
+        if condition.exists():
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{condition} never came")
+
+
+@pytest.mark.parametrize(("way", "times"), [("missing", 1), ("looks", 1), ("new", 2)])
+def test_two_processes_make_one_artefact(way: str, times: int, tmp_path: Path) -> None:
+    """The second waits; one that looks first finds the artefact, one that does not keeps it."""
+    folder = tmp_path / "stage" / "artefact"
+    both = [started(way, folder) for _ in range(2)]
+    go(both[0])
+    until(folder.with_name("artefact.partial") / "work.txt")
+    go(both[1])
+    told = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert sum(out.count("made") for out, _ in told) == times
+    assert told[0][1] == ""
+    assert told[1][1] == f"another process is making {folder}; waiting for it\n"
+    assert open_artefact(folder) == {"a": 1}
+    assert (folder / "work.txt").read_text() == "x" * 20
+    assert [path.name for path in folder.parent.iterdir()] == ["artefact"]
+
+
+def test_a_killed_process_holds_nothing_up(tmp_path: Path) -> None:
+    folder = tmp_path / "artefact"
+    process = started("missing", folder)
+    go(process)
+    until(tmp_path / "artefact.partial" / "work.txt")
+    process.kill()
+    process.wait()
+    assert (tmp_path / "artefact.lock").exists()
+    assert open_artefact(folder) is None
+    with missing_artefact(folder, {}) as working:
+        assert working is not None and (working / "work.txt").exists()  # to go on with
+    assert [path.name for path in tmp_path.iterdir()] == ["artefact"]
+
+
+def test_making_anew_replaces(tmp_path: Path) -> None:
+    folder = tmp_path / "artefact"
+    for text in ("old", "new"):
+        with missing_artefact(folder, {"a": 1}, anew=True) as working:
+            assert working is not None
+            (working / "file").write_text(text)
+    assert (folder / "file").read_text() == "new"
+    with missing_artefact(folder, {"a": 1}) as working:
+        assert working is None
+    with new_artefact(folder, {"a": 2}) as working:
+        (working / "file").write_text("newer")
+    assert open_artefact(folder) == {"a": 2}
+
+
+def test_an_answer_written_twice_is_survived(tmp_path: Path) -> None:
+    path = tmp_path / "answers.partial"
+    path.write_text(
+        '{"turn_id": "1_1", "answer": "a"}\n{"turn_id": "1_2", "answer": "b"}\n'
+        '{"turn_id": "1_2", "answer": "c"}\n{"turn_id": "1_3", "ans'
+    )
+    expected = {"1_1": Answer("1_1", "a"), "1_2": Answer("1_2", "b")}
+    assert evaluate._answers_so_far(path) == expected
+    assert len(path.read_text().splitlines()) == 2
+    path.write_text(path.read_text() + "\0\0\0\n" + '{"turn_id": "1_4", "answer": "d"}\n')
+    assert evaluate._answers_so_far(path) == expected
+
+
+def cost(folder: Path) -> dict[str, float]:
+    content: dict[str, float] = json.loads((folder / costs.COST).read_text())
+    return content
+
+
+def test_seconds_add_up_over_the_processes_of_a_stage(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), costs.counted(tmp_path) as fresh:
+        assert fresh
+        raise KeyboardInterrupt
+    first = cost(tmp_path)
+    assert set(first) == {"seconds", "peak_memory_bytes"}
+    (tmp_path / costs.COST).write_text(json.dumps({"seconds": 100.0, "peak_memory_bytes": 1 << 60}))
+    with costs.counted(tmp_path) as fresh:
+        assert not fresh
+    again = cost(tmp_path)
+    assert again["seconds"] >= 100.0
+    assert again["peak_memory_bytes"] == 1 << 60
+
+
+def test_a_killed_process_worked_until_its_last_file(tmp_path: Path) -> None:
+    killed = {"seconds": 100.0, "peak_memory_bytes": 1, "since": 1_000_000.0}
+    (tmp_path / costs.COST).write_text(json.dumps(killed))
+    (tmp_path / "answers.partial").write_text("")
+    os.utime(tmp_path / costs.COST, (1_000_000, 1_000_000))
+    os.utime(tmp_path / "answers.partial", (1_000_050, 1_000_050))
+    with costs.counted(tmp_path):
+        pass
+    assert 150.0 <= cost(tmp_path)["seconds"] < 1_000_000
+    assert "since" not in cost(tmp_path)

@@ -1,0 +1,106 @@
+"""What finished stages amount to: their record, and its place among the results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from uniconv_bench import metrics, records, runs
+from uniconv_bench.assembly import WEIGHTS
+from uniconv_bench.costs import COST
+from uniconv_bench.errors import UserError
+from uniconv_bench.files import digest_of_file, read_json
+from uniconv_bench.records import ResultRecord
+
+if TYPE_CHECKING:
+    from uniconv_bench.evaluate import Evaluation
+
+RUN, ANSWERS, SCORES = "run.trec", "answers.jsonl", "scores.jsonl"
+SUMMARY, RECORD = "summary.json", "record.json"
+
+
+def recorded(evaluation: Evaluation, folders: Mapping[str, Path]) -> ResultRecord:
+    """The record of finished stages: `retrieval`, `answers` and `scores` -> folder."""
+    card, task = evaluation.setup.card, evaluation.task
+    run_file, answers_file = folders["retrieval"] / RUN, folders["answers"] / ANSWERS
+    run, answers = runs.read_run(run_file), runs.read_answers(answers_file)
+    kept = {turn.turn_id for turn in evaluation.turns}
+    qrels = [turn_id for turn_id in task.qrels() if turn_id in kept]
+    references = [turn_id for turn_id in task.references() if turn_id in kept]
+    seeds = {card.adapters[name].seed for name in evaluation.setup.adapters}
+    weights = {n: digest_of_file(f / WEIGHTS) for n, f in evaluation.setup.adapters.items()}
+    backbone = evaluation.setup.backbone
+    costs = {stage: read_json(folder / COST) for stage, folder in folders.items()}
+    seconds = {stage: cost["seconds"] for stage, cost in costs.items()}
+    for name, folder in evaluation.setup.adapters.items():
+        seconds[f"train {name}"] = read_json(folder / "training.json")["seconds"]
+    here = evaluation.made | {f"train {name}" for name in evaluation.setup.trained}
+    # What was done before, or elsewhere, took energy that this process cannot know.
+    energy = evaluation.energy if set(seconds) <= here else None
+    made = records.provenance(seconds, min(seeds, default=0), energy_before=energy)
+    peak = max(made.peak_memory_bytes, *(c["peak_memory_bytes"] for c in costs.values()))
+    return ResultRecord(
+        task=records.TaskPart(
+            name=task.card.name,
+            version=task.card.version,
+            profile=task.profile,
+            split=task.test_split,
+            card_digest=task.card.digest(),
+            data_digest=task.digest,
+        ),
+        system=records.SystemPart(
+            name=card.name,
+            title=card.title,
+            backbone=backbone.name if backbone else None,
+            backbone_revision=backbone.revision if backbone else None,
+            adapters=weights,
+            settings=card.model_dump(mode="json"),
+        ),
+        scores=tuple(
+            records.Score.model_validate_json(json.dumps(row))
+            for row in read_json(folders["scores"] / SUMMARY)
+        ),
+        counts=records.Counts(
+            turns=len(evaluation.turns),
+            judged_retrieval=len(qrels),
+            judged_generation=len(references),
+            missing_run=len(metrics.missing(qrels, run)),
+            missing_answers=len(metrics.missing(references, answers)),
+            empty_answers=sum(not answer.text for answer in answers.values()),
+        ),
+        limit=evaluation.limit,
+        digests=records.Digests(
+            run=digest_of_file(run_file) if evaluation.retrieves else None,
+            answers=digest_of_file(answers_file),
+            scores=digest_of_file(folders["scores"] / SCORES),
+        ),
+        provenance=made.model_copy(update={"peak_memory_bytes": peak}),
+    )
+
+
+def kept(record: ResultRecord, results: Path) -> tuple[ResultRecord, Path, bool]:
+    """Writes a record into a folder of results, unless one that says the same is there.
+
+    Only where it was made, when and at what cost is no reason to replace a record.
+
+    Returns:
+        The record that the folder holds now, its path, and whether it was written.
+    """
+    path = records.record_path(results, record)
+    there = _readable(path)
+    if there is not None and _said(there) == _said(record):
+        return there, path, False
+    return record, records.write_record(record, path), True
+
+
+def _readable(path: Path) -> ResultRecord | None:
+    try:
+        return records.read_record(path)
+    except UserError:  # none, or one that is broken or of another version: written anew
+        return None
+
+
+def _said(record: ResultRecord) -> dict[str, Any]:
+    return record.model_dump(mode="json", exclude={"provenance", "digest"})
