@@ -82,3 +82,21 @@ def tiny_model(tiny_folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(tiny_folder).eval()
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound bundle of the toy task; not to be changed."""
+    from bundling import CARD, files, load
+
+    from uniconv_bench.submission import pack
+
+    folder = tmp_path_factory.mktemp("packed")
+    (folder / "card.toml").write_text(CARD)
+    return pack(folder / "card.toml", {"toy": files(folder / "in", hits=6)}, folder, load)
+
+
+@pytest.fixture
+def bundle(packed: Path, tmp_path: Path) -> Path:
+    """A sound bundle of this test alone."""
+    return Path(shutil.copytree(packed, tmp_path / packed.name))

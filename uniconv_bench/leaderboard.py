@@ -1,6 +1,6 @@
 """The leaderboard's pages: our own records beside submissions that are rescored on the spot.
 
-Knows no task by name; a loader hands them in. `submission` holds what happens to one bundle.
+Knows no task by name; a loader hands them in. `bundles` holds what is done with one bundle.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from uniconv_bench.bundles import examine
 from uniconv_bench.cards import Profile, SubmissionCard
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import atomic_write
 from uniconv_bench.metrics import metric_score
 from uniconv_bench.records import ResultRecord, Score, read_records
-from uniconv_bench.submission import Loader, check, examine, pack
+from uniconv_bench.rescoring import Loader
 from uniconv_bench.tables import GAP, escape_markdown, interval, metric_label, percent
-
-__all__ = ["build", "check", "pack"]
 
 
 @dataclass(frozen=True)

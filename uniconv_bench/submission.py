@@ -1,101 +1,28 @@
-"""Bundles of a leaderboard submission: packed, checked, rescored from their run and answer files.
-
-Trusts nothing else in a bundle: every score is computed through `metrics`, as for our own systems.
-Knows no task by name; a loader hands them in.
-"""
+"""Packing a submission: card, run and answer files -> a bundle that `bundles` finds sound."""
 
 from __future__ import annotations
 
-import gzip
-import math
-import re
 import tempfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from uniconv_bench import __version__
-from uniconv_bench.cards import Profile, SubmissionCard, TaskCard, parse_card
-from uniconv_bench.conversation import Turn
-from uniconv_bench.errors import UserError
-from uniconv_bench.files import canonical_json, digest_of_file, read_json, read_toml, write_json
-from uniconv_bench.metrics import PerTurn, metric_score, parse_metric, score_answers, score_run
-from uniconv_bench.runs import (
-    check_answers,
-    check_run,
-    read_answers,
-    read_objects,
-    read_run,
-    write_answers,
-    write_objects,
-    write_run,
+from uniconv_bench.bundles import (
+    CARD,
+    KINDS,
+    MANIFEST,
+    Claim,
+    Manifest,
+    check,
+    check_card,
+    scored_files,
 )
-from uniconv_bench.system import Corpus
-
-CARD, MANIFEST = "card.toml", "manifest.json"
-KINDS = {"run": ".run.gz", "answers": ".answers.jsonl.gz", "scores": ".scores.jsonl.gz"}
-"""What a bundle may hold of a task -> how the file's name ends."""
-TOLERANCE = 1e-9
-"""How far a claimed score may be from the recomputed one."""
-LARGEST_FILE = 1 << 30
-"""Bytes that a file of a bundle may have once unpacked."""
-CODE_ADDRESS = re.compile(r"https://[A-Za-z0-9][A-Za-z0-9.-]*(/[A-Za-z0-9._~/-]*)?")
-MARKUP = re.compile(r"[<>\[\]|`\\]|https?://")
-
-
-class LoadedTask(Protocol):
-    """What is needed of a task."""
-
-    @property
-    def card(self) -> TaskCard:
-        """Its facts."""
-
-    @property
-    def digest(self) -> str:
-        """Of its data."""
-
-    @property
-    def corpus(self) -> Corpus:
-        """Its passages."""
-
-    def turns(self) -> list[Turn]:
-        """Of the test split."""
-
-    def qrels(self) -> dict[str, dict[str, int]]:
-        """Of the test turns that have relevant passages."""
-
-    def references(self) -> dict[str, tuple[str, ...]]:
-        """Of the test turns that have acceptable responses."""
-
-
-Loader = Callable[[str, Profile], LoadedTask]
-"""(task name, profile) -> the task."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class Claim(_Strict):
-    """What a bundle says of one task."""
-
-    data_digest: str
-    scores: dict[str, float]
-    """Metric -> mean, a fraction."""
-
-
-class Manifest(_Strict):
-    """What a bundle holds and claims."""
-
-    schema_version: int = Field(ge=1, le=1)
-    package: str
-    files: dict[str, str]
-    """File name -> sha256."""
-    tasks: dict[str, Claim]
+from uniconv_bench.cards import SubmissionCard, parse_card
+from uniconv_bench.errors import UserError
+from uniconv_bench.files import digest_of_file, read_toml, write_json
+from uniconv_bench.metrics import metric_score
+from uniconv_bench.rescoring import Loader, rescore
+from uniconv_bench.runs import read_answers, read_run, write_answers, write_objects, write_run
 
 
 def pack(
@@ -119,7 +46,7 @@ def pack(
             f"{', '.join(files) or 'none'}",
             where=card_path,
         )
-    _refuse(list(_check_card(card, card.name)), card_path)
+    _refuse(list(check_card(card, card.name)), card_path)
     target = folder / card.name
     if target.exists():
         raise UserError("this bundle is already there", where=target, mend="delete it or rename")
@@ -135,11 +62,6 @@ def pack(
         _refuse(check(bundle, load), card_path)
         bundle.replace(target)
     return target
-
-
-def check(folder: Path, load: Loader) -> list[str]:
-    """What is wrong with a bundle, one clear line each; empty if it can be published."""
-    return examine(folder, load).problems
 
 
 def _refuse(problems: Sequence[str], where: Path | None = None) -> None:
@@ -160,7 +82,7 @@ def _pack_task(
     if "answers" in files:
         answers = read_answers(files["answers"]).values()
         write_answers(bundle / f"{name}{KINDS['answers']}", answers)
-    scores, problems = _rescore(bundle, name, task)
+    scores, problems = rescore(task, *scored_files(bundle, name))
     _refuse(problems)
     rows = [
         {"turn_id": turn.turn_id}
@@ -170,215 +92,3 @@ def _pack_task(
     write_objects(bundle / f"{name}{KINDS['scores']}", rows)
     means = {metric: metric_score(metric, values).mean for metric, values in scores.items()}
     return Claim(data_digest=task.digest, scores=means)
-
-
-@dataclass
-class Examination:
-    """What came out of looking at a bundle; scores only where its files are sound.
-
-    Attributes:
-        problems: one clear line each.
-        card: if it could be read.
-        scores: task -> metric -> turn -> recomputed value.
-        data: task -> digest of the data.
-    """
-
-    problems: list[str]
-    card: SubmissionCard | None = None
-    scores: dict[str, dict[str, PerTurn]] = field(default_factory=dict)
-    data: dict[str, str] = field(default_factory=dict)
-
-
-def examine(folder: Path, load: Loader) -> Examination:
-    """Checks from the outside in; what lies further in is opened only if all before is well."""
-    problems = list(_check_folder(folder))
-    if problems:
-        return Examination(problems)
-    try:
-        card = parse_card(SubmissionCard, read_toml(folder / CARD), folder / CARD)
-        manifest = _read_manifest(folder / MANIFEST)
-    except UserError as error:
-        return Examination([str(error)])
-    except RecursionError:
-        return Examination([f"{CARD} or {MANIFEST} is nested too deep"])
-    problems = [*_check_card(card, folder.name), *_check_files(folder, card, manifest)]
-    found = Examination(problems, card)
-    if problems:
-        return found
-    for name in card.tasks:
-        try:
-            task = load(name, card.profile)
-        except UserError as error:
-            problems.append(str(error))
-            continue
-        claim = manifest.tasks[name]
-        found.data[name] = task.digest
-        if claim.data_digest != task.digest:
-            problems.append(
-                f"{name}: made for other data (digest {claim.data_digest[:12]!r}, "
-                f"this version has {task.digest[:12]!r})"
-            )
-            continue
-        found.scores[name], wrong = _rescore(folder, name, task)
-        problems += wrong or _compare(folder, name, claim, found.scores[name])
-    return found
-
-
-def _check_folder(folder: Path) -> Iterator[str]:
-    if folder.is_symlink() or not folder.is_dir():
-        yield f"{folder} is not a folder"
-        return
-    names = set()
-    for path in sorted(folder.iterdir()):
-        names.add(path.name)
-        if path.is_symlink():
-            yield f"{path.name!r} is a symbolic link; put the file itself into the bundle"
-        elif not path.is_file():
-            yield f"{path.name!r} is not a plain file"
-    for needed in (CARD, MANIFEST):
-        if needed not in names:
-            yield f"{needed} is missing"
-
-
-def _read_manifest(path: Path) -> Manifest:
-    content = read_json(path)
-    try:
-        return Manifest.model_validate_json(canonical_json(content))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "manifest"
-        raise UserError(f"malformed manifest: {place}: {first['msg']}", where=path) from error
-
-
-def _check_card(card: SubmissionCard, folder: str) -> Iterator[str]:
-    if card.name != folder:
-        yield f"the card's name is {card.name!r}, the folder's {folder!r}"
-    if not card.tasks or len(set(card.tasks)) < len(card.tasks):
-        yield "card field tasks: name each task once, at least one"
-    for name in card.tasks:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-            yield f"card field tasks: {name!r} is no task name"
-    texts = {
-        "title": [card.title],
-        "authors": card.authors,
-        "contact": [card.contact],
-        "description": [card.description],
-        "backbone": [card.backbone or "-"],
-        "trained_on": card.trained_on,
-    }
-    for name, values in texts.items():
-        for value in values:
-            found = MARKUP.search(value)
-            if found:
-                yield f"card field {name}: {found[0]!r} is markup; write plain text"
-            elif not value.strip():
-                yield f"card field {name}: empty"
-            elif not value.replace("\n", "").isprintable():
-                yield f"card field {name}: holds control characters"
-    if card.code is not None and not CODE_ADDRESS.fullmatch(card.code):
-        yield f"card field code: {card.code!r} is not a plain https address"
-
-
-def _check_files(folder: Path, card: SubmissionCard, manifest: Manifest) -> Iterator[str]:
-    allowed = {CARD, *(f"{task}{end}" for task in card.tasks for end in KINDS.values())}
-    present = {path.name for path in folder.iterdir()} - {MANIFEST}
-    for name in sorted(set(manifest.files) - allowed):
-        plain = name not in ("", ".", "..") and not re.search(r"[/\\\0]", name)
-        yield f"manifest names {name!r}, " + (
-            "which no bundle of these tasks has" if plain else "a path outside the bundle"
-        )
-    for name in sorted(present - allowed):
-        yield f"unknown file {name!r}"
-    for name in sorted(present & allowed - set(manifest.files)):
-        yield f"{name!r} is not in the manifest"
-    for name in sorted(allowed & set(manifest.files)):
-        if name not in present:
-            yield f"{name!r} is in the manifest but not in the bundle"
-        elif digest_of_file(folder / name) != manifest.files[name]:
-            yield f"{name!r} is not the file that the manifest names (sha256 differs)"
-        elif name.endswith(".gz") and not _small_enough(folder / name):
-            yield f"{name!r} is no whole gzip file of at most {LARGEST_FILE >> 20} MiB"
-    if set(manifest.tasks) != set(card.tasks):
-        yield (
-            f"manifest has the tasks {', '.join(sorted(manifest.tasks)) or 'none'}, "
-            f"the card {', '.join(sorted(card.tasks))}"
-        )
-    for task in card.tasks:
-        if not {f"{task}{KINDS[kind]}" for kind in ("run", "answers")} & present:
-            yield f"{task}: neither a run nor answers"
-
-
-def _small_enough(path: Path) -> bool:
-    size = 0
-    try:
-        with gzip.open(path, "rb") as stream:
-            while block := stream.read(1 << 20):
-                size += len(block)
-                if size > LARGEST_FILE:
-                    return False
-    except (OSError, EOFError, zlib.error):
-        return False
-    return True
-
-
-def _rescore(folder: Path, name: str, task: LoadedTask) -> tuple[dict[str, PerTurn], list[str]]:
-    """Metric -> turn -> value from the run and answer files alone, or the problems with these."""
-    scores: dict[str, PerTurn] = {}
-    problems: list[str] = []
-    turn_ids = [turn.turn_id for turn in task.turns()]
-    by_stage = {
-        stage: [m for m in task.card.metrics if parse_metric(m).stage == stage]
-        for stage in ("retrieval", "generation")
-    }
-    run_file, answer_file = (folder / f"{name}{KINDS[kind]}" for kind in ("run", "answers"))
-    try:
-        qrels, references = task.qrels(), task.references()
-        if run_file.exists() and qrels and by_stage["retrieval"]:
-            run = read_run(run_file)
-            problems += check_run(run, turn_ids, task.corpus.ids, judged=qrels)
-            if not problems:
-                scores |= score_run(qrels, run, by_stage["retrieval"])
-        if answer_file.exists() and references and by_stage["generation"]:
-            answers = read_answers(answer_file)
-            problems += check_answers(answers, turn_ids, judged=references)
-            if not problems:
-                texts = {turn_id: answer.text for turn_id, answer in answers.items()}
-                scores |= score_answers(references, texts, by_stage["generation"])
-    except UserError as error:
-        problems.append(str(error))
-    return scores, [f"{name}: {problem}" for problem in problems]
-
-
-def _compare(
-    folder: Path, name: str, claim: Claim, recomputed: Mapping[str, PerTurn]
-) -> Iterator[str]:
-    """Claimed against recomputed scores: the first turn that differs, else the mean."""
-    if set(claim.scores) != set(recomputed):
-        yield (
-            f"{name}: claims {', '.join(sorted(claim.scores)) or 'nothing'}, its files give "
-            f"{', '.join(sorted(recomputed)) or 'nothing'}"
-        )
-        return
-    path = folder / f"{name}{KINDS['scores']}"
-    try:
-        rows = (
-            {str(row.get("turn_id")): row for _, row in read_objects(path)} if path.exists() else {}
-        )
-    except UserError as error:
-        yield f"{name}: {error}"
-        return
-    for metric, values in recomputed.items():
-        for turn_id, value in values.items():
-            claimed = rows.get(turn_id, {}).get(metric)
-            if rows and not _close(claimed, value):
-                yield f"{name} {metric}: claims {claimed!r} for turn {turn_id!r}, it is {value!r}"
-                break
-        mean = metric_score(metric, values).mean
-        if not _close(claim.scores[metric], mean):
-            yield f"{name} {metric}: claims a mean of {claim.scores[metric]!r}, it is {mean!r}"
-
-
-def _close(claimed: Any, value: float) -> bool:
-    return isinstance(claimed, (int, float)) and math.isclose(
-        claimed, value, rel_tol=0, abs_tol=TOLERANCE
-    )

@@ -150,7 +150,7 @@ def submit_pack(
     as_json: JsonOption = False,
 ) -> None:
     """Make a bundle from a card and run and answer files; refuses what `check` would refuse."""
-    from uniconv_bench import leaderboard
+    from uniconv_bench.submission import pack
 
     files: dict[str, dict[str, Path]] = {}
     for kind, given in (("run", run_file), ("answers", answers_file)):
@@ -161,7 +161,7 @@ def submit_pack(
             files.setdefault(name, {})[kind] = Path(path)
     if system is not None:
         files = {**_files_of(system, card, results), **files}
-    bundle = leaderboard.pack(card, files, output, _load)
+    bundle = pack(card, files, output, _load)
     if as_json:
         print_json({"name": bundle.name, "folder": str(bundle)})
     else:
@@ -171,9 +171,9 @@ def submit_pack(
 
 def submit_check(bundle: Path, as_json: JsonOption = False) -> None:
     """Say everything that is wrong with a bundle; exit code 1 if anything is."""
-    from uniconv_bench import leaderboard
+    from uniconv_bench.bundles import check
 
-    problems = leaderboard.check(bundle, _load)
+    problems = check(bundle, _load)
     if as_json:
         print_json({"name": bundle.name, "problems": problems})
     else:

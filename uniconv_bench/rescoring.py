@@ -1,0 +1,89 @@
+"""The one door by which run and answer files of others become scores: checked, then `metrics`.
+
+Knows no task by name: a loader hands them in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from uniconv_bench.cards import Profile, TaskCard
+from uniconv_bench.conversation import Turn
+from uniconv_bench.errors import UserError
+from uniconv_bench.metrics import PerTurn, parse_metric, score_answers, score_run
+from uniconv_bench.runs import check_answers, check_run, read_answers, read_run
+from uniconv_bench.system import Corpus
+
+
+class LoadedTask(Protocol):
+    """What is needed of a task."""
+
+    @property
+    def card(self) -> TaskCard:
+        """Its facts."""
+
+    @property
+    def digest(self) -> str:
+        """Of its data."""
+
+    @property
+    def corpus(self) -> Corpus:
+        """Its passages."""
+
+    def turns(self) -> list[Turn]:
+        """Of the test split."""
+
+    def qrels(self) -> dict[str, dict[str, int]]:
+        """Of the test turns that have relevant passages."""
+
+    def references(self) -> dict[str, tuple[str, ...]]:
+        """Of the test turns that have acceptable responses."""
+
+
+Loader = Callable[[str, Profile], LoadedTask]
+"""(task name, profile) -> the task."""
+
+
+class _PassageIds:
+    """Membership in a corpus without a set of its ids, of which there may be 50 million."""
+
+    def __init__(self, corpus: Corpus):
+        self._corpus = corpus
+
+    def __contains__(self, passage_id: object) -> bool:
+        try:
+            self._corpus[str(passage_id)]
+        except KeyError:
+            return False
+        return True
+
+
+def rescore(
+    task: LoadedTask, run_file: Path | None, answers_file: Path | None
+) -> tuple[dict[str, PerTurn], list[str]]:
+    """Metric -> turn -> value from these files alone, or what is wrong with them, a line each."""
+    scores: dict[str, PerTurn] = {}
+    problems: list[str] = []
+    turn_ids = [turn.turn_id for turn in task.turns()]
+    by_stage = {
+        stage: [m for m in task.card.metrics if parse_metric(m).stage == stage]
+        for stage in ("retrieval", "generation")
+    }
+    try:
+        qrels, references = task.qrels(), task.references()
+        if run_file and qrels and by_stage["retrieval"]:
+            run = read_run(run_file)
+            problems += check_run(run, turn_ids, _PassageIds(task.corpus), judged=qrels)
+            if not problems:
+                scores |= score_run(qrels, run, by_stage["retrieval"])
+        if answers_file and references and by_stage["generation"]:
+            answers = read_answers(answers_file)
+            problems += check_answers(answers, turn_ids, judged=references)
+            if not problems:
+                texts = {turn_id: answer.text for turn_id, answer in answers.items()}
+                scores |= score_answers(references, texts, by_stage["generation"])
+    except UserError as error:
+        problems.append(str(error))
+    return scores, [f"{task.card.name}: {problem}" for problem in problems]
