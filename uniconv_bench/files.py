@@ -114,8 +114,16 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError("no such file", where=path) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"not valid JSON: {error}", where=path) from error
+    except ValueError as error:
+        raise UserError(f"not valid JSON: {_fault(error)}", where=path) from error
+    except RecursionError as error:
+        raise UserError("not valid JSON: nested too deep", where=path) from error
+
+
+def _fault(error: ValueError) -> str:
+    """What JSON's and TOML's readers mean; of an endless number they only give Python's advice."""
+    endless = type(error) is ValueError
+    return "a number of thousands of digits" if endless else str(error)
 
 
 def write_jsonl(path: Path, rows: Iterator[Any] | list[Any]) -> Path:
@@ -134,10 +142,13 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
                 if line.strip():
                     try:
                         yield number, json.loads(line)
-                    except json.JSONDecodeError as error:
-                        raise UserError(
-                            f"not valid JSON: {error.msg}", where=f"{path}, line {number}"
-                        ) from error
+                    except ValueError as error:
+                        # A broken line's own "line 1" would only mislead.
+                        what = f"not valid JSON: {_fault(error).partition(': line ')[0]}"
+                        raise UserError(what, where=f"{path}, line {number}") from error
+                    except RecursionError as error:
+                        what = "not valid JSON: nested too deep"
+                        raise UserError(what, where=f"{path}, line {number}") from error
     except FileNotFoundError as error:
         raise UserError("no such file", where=path) from error
     except UnicodeDecodeError as error:
@@ -152,8 +163,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError("no such file", where=path) from error
     except IsADirectoryError as error:
         raise UserError("a folder, not a file", where=path, mend="name the .toml file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"not valid TOML: {error}", where=path) from error
+    except ValueError as error:
+        raise UserError(f"not valid TOML: {_fault(error)}", where=path) from error
+    except RecursionError as error:
+        raise UserError("not valid TOML: nested too deep", where=path) from error
 
 
 def folder_of(stage: str, name: str, fingerprint: Mapping[str, Any]) -> Path:
