@@ -87,13 +87,13 @@ def tiny_model(tiny_folder: Path) -> Any:
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sound bundle of the toy task; not to be changed."""
-    from bundling import CARD, files, load
+    from bundling import CARD, TASKS, files
 
     from uniconv_bench.submission import pack
 
     folder = tmp_path_factory.mktemp("packed")
     (folder / "card.toml").write_text(CARD)
-    return pack(folder / "card.toml", {"toy": files(folder / "in", hits=6)}, folder, load)
+    return pack(folder / "card.toml", {"toy": files(folder / "in", hits=6)}, folder, TASKS)
 
 
 @pytest.fixture

@@ -606,7 +606,7 @@ def submission(tmp_path: Path) -> list[str | Path]:
     write_answers(answers, (Answer(t, r[0]) for t, r in task.references().items()))
     card.write_text(
         'name = "mine"\ntitle = "Mine"\nauthors = ["A"]\ncontact = "a"\ndate = "2026-01-31"\n'
-        'description = "d"\ntasks = ["qrecc"]\nprofile = "sample"\n'
+        'description = "d"\ntrained_on = []\ntasks = ["qrecc"]\nprofile = "sample"\n'
     )
     bundles = tmp_path / "leaderboards" / "submissions"
     files = ["--run", f"qrecc={run}", "--answers", f"qrecc={answers}"]
@@ -629,6 +629,11 @@ def test_a_submission_from_files_to_the_page(
     code, out, err = command("submit", "check", bundle)
     assert (code, err) == (1, "")
     assert "qrecc.run.gz" in out
+    (bundle.parent / "README.md").write_text("Bundles.")
+    code, out, err = command("leaderboard", "build", "--root", tmp_path)
+    assert (code, out) == (1, "")  # nothing is left to show
+    assert f"{bundle.parent / 'README.md'}: a file, not a submission; skipped\n" in err
+    assert "submission mine is refused: 'qrecc.run.gz' is not the file" in err
 
 
 def test_a_submission_that_is_refused(
@@ -641,6 +646,24 @@ def test_a_submission_that_is_refused(
     assert "uniconv-bench run --task qrecc --system oracle --profile sample" in line
     line = refused("submit", "pack", card, "--system", "separate", "--results", results)
     assert "no record of separate on qrecc" in line
+    pair = submission[4]
+    line = refused(*submission, "--run", pair)
+    assert "two times --run for qrecc" in line
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "neither records nor" in refused("leaderboard", "build", "--root", empty)
+
+
+def test_a_bundle_that_is_not_there(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    absent = Path("leaderboards/submissions/my-sistem")
+    assert "no such folder (leaderboards/sub" in refused("submit", "check", absent)
+    card = tmp_path / "leaderboards" / "submissions" / "my-system" / "card.toml"
+    card.parent.mkdir(parents=True)
+    card.write_text("")
+    for given in (absent, Path("my-sistem")):
+        line = refused("submit", "check", given)
+        assert line == f"error: no such folder ({given}); did you mean 'my-system'?"
+    assert "a file" in refused("submit", "check", card)

@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundling import CARD, TASK, files, load, reseal
+from bundling import CARD, TASK, TASKS, files, reseal
 from test_records import make_record, make_score
 
 from uniconv_bench.errors import UserError
 from uniconv_bench.leaderboard import build
-from uniconv_bench.records import record_path, write_record
+from uniconv_bench.metrics import metric_score
+from uniconv_bench.records import ResultRecord, Score, record_path, write_record
+from uniconv_bench.rescoring import rescore
 from uniconv_bench.submission import pack
+
+
+def nothing(record: ResultRecord) -> dict[str, Path]:
+    """No run or answer file of ours is left."""
+    return {}
 
 
 def make_root(tmp_path: Path, bundle: Path | None) -> Path:
@@ -45,9 +52,9 @@ def rows(page: str, heading: str) -> list[list[str]]:
 def test_a_page_ranks_recomputed_and_own_scores(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "card.toml").write_text(CARD)
     shutil.rmtree(bundle)
-    pack(tmp_path / "card.toml", {"toy": files(tmp_path / "in", hits=0)}, tmp_path, load)
+    pack(tmp_path / "card.toml", {"toy": files(tmp_path / "in", hits=0)}, tmp_path, TASKS)
     root = make_root(tmp_path, bundle)
-    (path,) = build(root, load)
+    (path,) = build(root, TASKS, nothing).pages
     assert path == root / "leaderboards" / "sample.md"
     page = path.read_text()
     assert "## toy" in page and "nothing" not in page and "comparable with a published" in page
@@ -55,8 +62,8 @@ def test_a_page_ranks_recomputed_and_own_scores(bundle: Path, tmp_path: Path) ->
     assert retrieval[0] == ["Rank", "System", "Source", "NDCG@3", "MRR", "n"]
     shown = {row[1]: row for row in retrieval[2:]}
     assert [row[1] for row in retrieval[2:]] == ["Oracle", "Uniconv", "A good one", "No\\_Passages"]
-    assert shown["Oracle"][:3] == ["-", "Oracle", "ours, upper bound"]
-    assert shown["Uniconv"] == ["1", "Uniconv", "ours", "90.0 [89.0, 91.0]", "-", "20"]
+    assert shown["Oracle"][:3] == ["-", "Oracle", "ours, upper bound, as recorded"]
+    assert shown["Uniconv"] == ["1", "Uniconv", "ours, as recorded", "90.0 [89.0, 91.0]", "-", "20"]
     assert shown["A good one"][0] == "2" and shown["A good one"][2] == "submission"
     assert shown["A good one"][3:] == ["0.0 [0.0, 0.0]", "0.0 [0.0, 0.0]", "8"]
     assert shown["No\\_Passages"] == ["-", "No\\_Passages", "ours", "-", "-", "-"]
@@ -67,38 +74,111 @@ def test_a_page_ranks_recomputed_and_own_scores(bundle: Path, tmp_path: Path) ->
     about = page.split("## Submissions")[1]
     assert "Ann O'Nym, B. Ob; 2026-02-03; backbone some-7b, 7,000,000,000 parameters" in about
     assert "[code](https://example.org/code)" in about and "ann" not in about.replace("Ann", "")
-    assert build(root, load) and path.read_text() == page
+    assert build(root, TASKS, nothing) and path.read_text() == page
 
 
-def test_a_bundle_whose_claim_differs_stops_the_page(bundle: Path, tmp_path: Path) -> None:
+def test_a_broken_bundle_is_refused_and_the_page_made_from_the_others(
+    bundle: Path, tmp_path: Path
+) -> None:
     def lie(manifest: dict[str, Any]) -> None:
         manifest["tasks"]["toy"]["scores"]["f1"] = 0.99
 
-    reseal(bundle, lie)
     root = make_root(tmp_path, bundle)
-    with pytest.raises(UserError, match=r"submission good-one is refused: toy f1: claims a mean"):
-        build(root, load)
-    assert not (root / "leaderboards" / "sample.md").exists()
+    submissions = root / "leaderboards" / "submissions"
+    for name in ("liar", "rubbish"):
+        shutil.copytree(bundle, submissions / name)
+    (submissions / "rubbish" / "card.toml").write_text("\0")
+    card = submissions / "liar" / "card.toml"
+    card.write_text(card.read_text().replace("good-one", "liar").replace("A good one", "A liar"))
+    reseal(submissions / "liar", lie)
+    for name in ("README.md", ".DS_Store"):
+        (submissions / name).write_text("no bundle")
+    (submissions / ".packing-left").mkdir()
+    built = build(root, TASKS, nothing)
+    assert list(built.refused) == ["liar", "rubbish"]
+    (problem,) = built.refused["liar"]
+    assert problem.startswith("toy f1: claims a mean of 0.99")
+    assert "not valid TOML" in built.refused["rubbish"][0]
+    assert [path.name for path in built.skipped] == [".DS_Store", "README.md"]
+    (page,) = built.pages
+    assert "A good one" in page.read_text() and "liar" not in page.read_text()
 
 
-def test_rows_of_unlike_data_and_limited_records_are_refused(bundle: Path, tmp_path: Path) -> None:
+def own_record(folder: Path, **scores: Score) -> tuple[ResultRecord, dict[str, Path]]:
+    """A record of the scores that its files give, or of others, and these files."""
+    made = files(folder, hits=6)
+    made["run"].write_text(made["run"].read_text().partition("c3_1")[0])  # a turn not ranked
+    given, problems = rescore(TASK, made["run"], made["answers"], whole=False)
+    assert not problems
+    right = {metric: metric_score(metric, values) for metric, values in given.items()}
+    record = make_record("toy", "own", tuple({**right, **scores}.values()))
+    data = record.task.model_copy(update={"data_digest": TASK.digest})
+    return record.model_copy(update={"task": data}), made
+
+
+def test_our_own_scores_are_rescored_where_the_files_are(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    record, made = own_record(tmp_path / "in")
+    path = write_record(record, record_path(root / "results", record))
+
+    def source(outputs: dict[str, Path]) -> list[str]:
+        (page,) = build(root, TASKS, lambda record: outputs).pages
+        return [rows(page.read_text(), h)[2][2] for h in ("Retrieval", "Generation")]
+
+    assert source(made) == ["ours", "ours"]
+    assert source({"run": made["run"]}) == ["ours", "ours, as recorded"]
+    assert source({}) == ["ours, as recorded", "ours, as recorded"]
+    true = record.score("mrr")
+    assert true is not None
+    for lie in (
+        true.model_copy(update={"mean": true.mean + 1e-6}),
+        true.model_copy(update={"ci95": (true.mean, true.ci95[1])}),
+        true.model_copy(update={"n": true.n + 1}),
+        true.model_copy(update={"metric": "recall@10"}),
+    ):
+        false, _ = own_record(tmp_path / "in", mrr=lie)
+        write_record(false, path)
+        with pytest.raises(UserError, match="record of own on toy .sample.: .* is not what its"):
+            source(made)
+        assert source({"answers": made["answers"]}) == ["ours, as recorded", "ours"]
+    write_record(record, path)
+    made["run"].write_text("c0_1 Q0 nowhere 1 1.0 x\n")
+    with pytest.raises(UserError, match="own on toy .sample. are broken: toy: .*'nowhere'.*--sys"):
+        source(made)
+
+
+def test_stale_and_limited_records_are_refused_by_name(bundle: Path, tmp_path: Path) -> None:
     root = make_root(tmp_path, bundle)
     stale = make_record("toy", "stale")
     path = write_record(stale, record_path(root / "results", stale))
-    with pytest.raises(UserError, match="rows of toy .sample. were measured on different data"):
-        build(root, load)
+    with pytest.raises(UserError, match="record of stale on toy .sample. is of other data") as info:
+        build(root, TASKS, nothing)
+    assert info.value.mend == (
+        "run it again: uniconv-bench run --task toy --system stale --profile sample"
+    )
     path.unlink()
     limited = make_record("toy", "limited", limit=3)
     write_record(limited, record_path(root / "results", limited))
-    with pytest.raises(UserError, match="limited on toy is a limited record"):
-        build(root, load)
+    with pytest.raises(UserError, match="record of limited on toy .sample. is limited"):
+        build(root, TASKS, nothing)
 
 
 def test_pages_are_by_profile_and_need_no_submission(tmp_path: Path) -> None:
     root = make_root(tmp_path, None)
     full = make_record("toy", "big", profile="full")
+    data = full.task.model_copy(update={"data_digest": TASK.digest})
+    full = full.model_copy(update={"task": data})
     write_record(full, record_path(root / "results", full))
-    pages = build(root, load)
+    pages = build(root, TASKS, nothing).pages
     assert [p.name for p in pages] == ["full.md", "sample.md"]
     assert "Big" in pages[0].read_text() and "Uniconv" not in pages[0].read_text()
     assert "written by this project" not in pages[0].read_text()
+
+
+def test_a_page_links_the_rules_only_where_they_are(tmp_path: Path) -> None:
+    root = make_root(tmp_path, None)
+    (page,) = build(root, TASKS, nothing).pages
+    assert "README.md" not in page.read_text()
+    (root / "leaderboards" / "README.md").write_text("# Rules")
+    build(root, TASKS, nothing)
+    assert "the rules are in [README.md](README.md)" in page.read_text()

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from bundling import CARD, TASK, files, load
+from bundling import CARD, TASK, TASKS, files
 
 from uniconv_bench.bundles import check
 from uniconv_bench.errors import UserError
@@ -21,7 +21,7 @@ def test_a_packed_bundle_is_sound_and_claims_what_its_files_give(packed: Path) -
         "toy.run.gz",
         "toy.scores.jsonl.gz",
     ]
-    assert check(packed, load) == []
+    assert check(packed, TASKS) == []
     claim = json.loads((packed / "manifest.json").read_text())["tasks"]["toy"]
     # 8 turns are judged for retrieval, of the first six turns four: c0_1, c0_3, c1_1, c1_3.
     assert claim["data_digest"] == TASK.digest
@@ -33,19 +33,23 @@ def test_a_packed_bundle_is_sound_and_claims_what_its_files_give(packed: Path) -
 def test_packing_twice_gives_equal_bytes_and_never_overwrites(packed: Path, tmp_path: Path) -> None:
     (tmp_path / "card.toml").write_text(CARD)
     given = {"toy": files(tmp_path / "in", hits=6)}
-    again = pack(tmp_path / "card.toml", given, tmp_path, load)
+    again = pack(tmp_path / "card.toml", given, tmp_path, TASKS)
     for path in packed.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name
     with pytest.raises(UserError, match="already there"):
-        pack(tmp_path / "card.toml", given, tmp_path, load)
+        pack(tmp_path / "card.toml", given, tmp_path, TASKS)
 
 
 def test_retrieval_alone_and_answers_alone_are_legal(tmp_path: Path) -> None:
     given = files(tmp_path / "in")
     for kind, metrics in (("run", {"ndcg@3", "mrr"}), ("answers", {"f1"})):
-        (tmp_path / "card.toml").write_text(CARD.replace("good-one", f"only-{kind}"))
-        bundle = pack(tmp_path / "card.toml", {"toy": {kind: given[kind]}}, tmp_path, load)
-        assert check(bundle, load) == []
+        (tmp_path / "card.toml").write_text(
+            CARD.replace("good-one", f"only-{kind}").replace(
+                'trained_on = ["toy"]', "trained_on = []"
+            )
+        )
+        bundle = pack(tmp_path / "card.toml", {"toy": {kind: given[kind]}}, tmp_path, TASKS)
+        assert check(bundle, TASKS) == []
         claim = json.loads((bundle / "manifest.json").read_text())["tasks"]["toy"]
         assert set(claim["scores"]) == metrics
 
@@ -61,16 +65,20 @@ def test_packing_refuses_what_check_would_and_leaves_nothing(tmp_path: Path) -> 
         given["run"].write_text(content)
         card.write_text(CARD)
         with pytest.raises(UserError, match=message):
-            pack(card, {"toy": given}, tmp_path / "out", load)
+            pack(card, {"toy": given}, tmp_path / "out", TASKS)
         assert list((tmp_path / "out").iterdir()) == []
     for card_text, given_files, message in [
         (CARD, {"toy": {}}, "give a run, answers or both"),
         (CARD, {"toy": given, "toy2": given}, "the card names the tasks toy, files"),
-        (CARD.replace('"toy"', '"../toy"'), {"../toy": given}, "'../toy' is no task name"),
+        (
+            CARD.replace('"toy"', '"../toy"'),
+            {"../toy": given},
+            "field tasks: unknown task '../toy'",
+        ),
         (CARD.replace("sample", "tiny"), {"toy": given}, "field profile"),
         (CARD.replace("Plain", "<b>Plain"), {"toy": given}, "field description: '<' is markup"),
     ]:
         card.write_text(card_text)
         with pytest.raises(UserError, match=message):
-            pack(card, given_files, tmp_path / "out", load)
+            pack(card, given_files, tmp_path / "out", TASKS)
         assert list((tmp_path / "out").iterdir()) == []

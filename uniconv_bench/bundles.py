@@ -6,21 +6,21 @@ Trusts nothing in it: every score is computed again from its run and answer file
 from __future__ import annotations
 
 import gzip
-import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from uniconv_bench.cards import SubmissionCard, parse_card
-from uniconv_bench.errors import UserError
+from uniconv_bench.errors import UserError, unknown_name
 from uniconv_bench.files import canonical_json, digest_of_file, read_json, read_toml
 from uniconv_bench.metrics import PerTurn, metric_score
-from uniconv_bench.rescoring import Loader, rescore
+from uniconv_bench.rescoring import Tasks, rescore
 from uniconv_bench.runs import read_objects
 
 CARD, MANIFEST = "card.toml", "manifest.json"
@@ -29,7 +29,11 @@ KINDS = {"run": ".run.gz", "answers": ".answers.jsonl.gz", "scores": ".scores.js
 TOLERANCE = 1e-9
 """How far a claimed score may be from the recomputed one."""
 LARGEST_FILE = 1 << 30
-"""Bytes that a file of a bundle may have once unpacked."""
+"""Bytes that a run, answer or score file of a bundle may have once unpacked."""
+LARGEST_TEXT = 1 << 20
+"""Bytes that its card and manifest may have."""
+LONGEST_LINE = 400
+"""Characters of a problem's line; what a bundle holds may be quoted in it."""
 CODE_ADDRESS = re.compile(r"https://[A-Za-z0-9][A-Za-z0-9.-]*(/[A-Za-z0-9._~/-]*)?")
 MARKUP = re.compile(r"[<>\[\]|`\\]|https?://")
 
@@ -56,9 +60,9 @@ class Manifest(_Strict):
     tasks: dict[str, Claim]
 
 
-def check(folder: Path, load: Loader) -> list[str]:
+def check(folder: Path, tasks: Tasks) -> list[str]:
     """What is wrong with a bundle, one clear line each; empty if it can be published."""
-    return examine(folder, load).problems
+    return examine(folder, tasks).problems
 
 
 @dataclass
@@ -69,17 +73,30 @@ class Examination:
         problems: one clear line each.
         card: if it could be read.
         scores: task -> metric -> turn -> recomputed value.
-        data: task -> digest of the data.
     """
 
     problems: list[str]
     card: SubmissionCard | None = None
     scores: dict[str, dict[str, PerTurn]] = field(default_factory=dict)
-    data: dict[str, str] = field(default_factory=dict)
 
 
-def examine(folder: Path, load: Loader) -> Examination:
+def examine(folder: Path, tasks: Tasks) -> Examination:
     """Checks from the outside in; what lies further in is opened only if all before is well."""
+    try:
+        found = _examine(folder, tasks)
+    except OSError as error:  # of a file that cannot be read, or that goes away meanwhile
+        found = Examination([f"{error.filename or folder}: {error.strerror or error}"])
+    found.problems = [_line(problem) for problem in found.problems]
+    return found
+
+
+def _line(problem: str) -> str:
+    """A problem as one line that any terminal can show, whatever it quotes of a bundle."""
+    shown = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in problem)
+    return shown if len(shown) <= LONGEST_LINE else f"{shown[:LONGEST_LINE]}…"
+
+
+def _examine(folder: Path, tasks: Tasks) -> Examination:
     problems = list(_check_folder(folder))
     if problems:
         return Examination(problems)
@@ -90,18 +107,20 @@ def examine(folder: Path, load: Loader) -> Examination:
         return Examination([str(error)])
     except RecursionError:
         return Examination([f"{CARD} or {MANIFEST} is nested too deep"])
-    problems = [*check_card(card, folder.name), *_check_files(folder, card, manifest)]
+    problems = [
+        *check_card(card, folder.resolve().name, tasks.names),
+        *_check_files(folder, card, manifest),
+    ]
     found = Examination(problems, card)
     if problems:
         return found
     for name in card.tasks:
         try:
-            task = load(name, card.profile)
+            task = tasks.load(name, card.profile)
         except UserError as error:
             problems.append(str(error))
             continue
         claim = manifest.tasks[name]
-        found.data[name] = task.digest
         if claim.data_digest != task.digest:
             problems.append(
                 f"{name}: made for other data (digest {claim.data_digest[:12]!r}, "
@@ -130,6 +149,8 @@ def _check_folder(folder: Path) -> Iterator[str]:
             yield f"{path.name!r} is a symbolic link; put the file itself into the bundle"
         elif not path.is_file():
             yield f"{path.name!r} is not a plain file"
+        elif path.name in (CARD, MANIFEST) and path.stat().st_size > LARGEST_TEXT:
+            yield f"{path.name!r} is larger than {LARGEST_TEXT >> 20} MiB"
     for needed in (CARD, MANIFEST):
         if needed not in names:
             yield f"{needed} is missing"
@@ -145,22 +166,25 @@ def _read_manifest(path: Path) -> Manifest:
         raise UserError(f"malformed manifest: {place}: {first['msg']}", where=path) from error
 
 
-def check_card(card: SubmissionCard, folder: str) -> Iterator[str]:
-    """What is wrong with a card in a folder of this name, whatever the other files are."""
+def check_card(card: SubmissionCard, folder: str, known: Collection[str]) -> Iterator[str]:
+    """What is wrong with a card in a folder of this name, where these tasks are known."""
     if card.name != folder:
         yield f"the card's name is {card.name!r}, the folder's {folder!r}"
     if not card.tasks or len(set(card.tasks)) < len(card.tasks):
         yield "card field tasks: name each task once, at least one"
-    for name in card.tasks:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-            yield f"card field tasks: {name!r} is no task name"
+    for place, names in (("tasks", card.tasks), ("trained_on", card.trained_on)):
+        for name in names:
+            if name not in known:
+                yield f"card field {place}: {unknown_name('task', name, known)}"
+    if not card.authors:
+        yield "card field authors: name at least one"
+    yield from _check_date(card.date)
     texts = {
         "title": [card.title],
         "authors": card.authors,
         "contact": [card.contact],
         "description": [card.description],
         "backbone": [card.backbone or "-"],
-        "trained_on": card.trained_on,
     }
     for name, values in texts.items():
         for value in values:
@@ -173,6 +197,16 @@ def check_card(card: SubmissionCard, folder: str) -> Iterator[str]:
                 yield f"card field {name}: holds control characters"
     if card.code is not None and not CODE_ADDRESS.fullmatch(card.code):
         yield f"card field code: {card.code!r} is not a plain https address"
+
+
+def _check_date(text: str) -> Iterator[str]:
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        yield f"card field date: {text!r} is no day of the calendar"
+        return
+    if day > datetime.now(UTC).date() + timedelta(days=1):  # it may be tomorrow elsewhere
+        yield f"card field date: {text} is in the future"
 
 
 def _check_files(folder: Path, card: SubmissionCard, manifest: Manifest) -> Iterator[str]:
@@ -229,16 +263,15 @@ def _compare(
         return
     path = folder / f"{name}{KINDS['scores']}"
     try:
-        rows = (
-            {str(row.get("turn_id")): row for _, row in read_objects(path)} if path.exists() else {}
-        )
+        claims = read_objects(path) if path.exists() else ()
+        rows = {row["turn_id"]: row for _, row in claims if isinstance(row.get("turn_id"), str)}
     except UserError as error:
         yield f"{name}: {error}"
         return
     for metric, values in recomputed.items():
         for turn_id, value in values.items():
             claimed = rows.get(turn_id, {}).get(metric)
-            if rows and not _close(claimed, value):
+            if path.exists() and not _close(claimed, value):
                 yield f"{name} {metric}: claims {claimed!r} for turn {turn_id!r}, it is {value!r}"
                 break
         mean = metric_score(metric, values).mean
@@ -247,6 +280,7 @@ def _compare(
 
 
 def _close(claimed: Any, value: float) -> bool:
-    return isinstance(claimed, (int, float)) and math.isclose(
-        claimed, value, rel_tol=0, abs_tol=TOLERANCE
-    )
+    # Comparing holds for whole numbers beyond any float, too; subtracting does not.
+    if isinstance(claimed, bool) or not isinstance(claimed, (int, float)):
+        return False
+    return value - TOLERANCE <= claimed <= value + TOLERANCE

@@ -331,9 +331,9 @@ class SubmissionCard(Card):
     description: str
     code: str | None = None
     backbone: str | None = None
-    parameters: Annotated[int, Field(gt=0)] | None = None
-    trained_on: tuple[str, ...] = ()
-    """Names of tasks whose training sets were used; say so even if only partly."""
+    parameters: Annotated[int, Field(gt=0, le=10**15)] | None = None
+    trained_on: tuple[str, ...]
+    """Names of tasks whose training sets were used, even if only partly; `[]` says: of none."""
     tasks: tuple[str, ...]
     profile: Profile
 

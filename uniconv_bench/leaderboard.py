@@ -1,22 +1,25 @@
 """The leaderboard's pages: our own records beside submissions that are rescored on the spot.
 
-Knows no task by name; a loader hands them in. `bundles` holds what is done with one bundle.
+Knows no task by name: `Tasks` hands them in. `bundles` holds what is done with one bundle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from uniconv_bench.bundles import examine
+from uniconv_bench.bundles import TOLERANCE, examine
 from uniconv_bench.cards import Profile, SubmissionCard
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import atomic_write
 from uniconv_bench.metrics import metric_score
 from uniconv_bench.records import ResultRecord, Score, read_records
-from uniconv_bench.rescoring import Loader
+from uniconv_bench.rescoring import Tasks, rescore
 from uniconv_bench.tables import GAP, escape_markdown, interval, metric_label, percent
+
+Outputs = Callable[[ResultRecord], Mapping[str, Path]]
+"""A record -> the `run` and `answers` that it was made from; those that are still there."""
 
 
 @dataclass(frozen=True)
@@ -26,72 +29,130 @@ class Entry:
     Attributes:
         label: escaped Markdown.
         source: `ours` or `submission`.
-        bound: it is given the gold passages, so it has no rank.
         scores: task -> scores.
-        data: task -> data digest.
+        bound: it is given the gold passages, so it has no rank.
+        recorded: task -> stages whose scores are as recorded, since their file is not here.
     """
 
     label: str
     source: str
-    bound: bool
     scores: Mapping[str, Sequence[Score]]
-    data: Mapping[str, str]
+    bound: bool = False
+    recorded: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
-def build(root: Path, load: Loader) -> list[Path]:
-    """Rescores every submission and writes `leaderboards/<profile>.md`; the pages written.
+@dataclass
+class Built:
+    """What came of building the pages.
+
+    Attributes:
+        pages: the files written.
+        refused: name of a bundle -> what is wrong with it, a line each.
+        skipped: plain files among the submissions, which are none.
+    """
+
+    pages: list[Path] = field(default_factory=list)
+    refused: dict[str, list[str]] = field(default_factory=dict)
+    skipped: list[Path] = field(default_factory=list)
+
+
+def build(root: Path, tasks: Tasks, outputs: Outputs) -> Built:
+    """Rescores what there are files of and writes `leaderboards/<profile>.md`.
+
+    A bundle that `check` refuses stays off the page; the others do not wait for it.
 
     Args:
         root: folder with `leaderboards/submissions/` and `results/`.
-        load: the tasks of the submissions.
+        tasks: what records and submissions are of.
+        outputs: finds the files that one of our records was made from.
 
     Raises:
-        UserError: a bundle that `check` refuses, by name with its first problem.
+        UserError: one of our records is limited, stale or not what its files give.
     """
     entries: dict[Profile, list[Entry]] = {}
     about: dict[Profile, list[str]] = {}
+    built = Built()
     results = root / "results"
     records = read_records(results) if results.is_dir() else []
-    for record in records:
-        if record.limit is not None:
-            raise UserError(f"{record.system.name} on {record.task.name} is a limited record")
+    recorded = {
+        (record.task.profile, record.system.name, record.task.name): _verify(record, tasks, outputs)
+        for record in records
+    }
     for profile in sorted({r.task.profile for r in records}):
         of_profile = [r for r in records if r.task.profile == profile]
         for system in sorted({r.system.name for r in of_profile}):
             own = [r for r in of_profile if r.system.name == system]
-            entries.setdefault(profile, []).append(_own_entry(own))
+            unseen = {r.task.name: recorded[profile, system, r.task.name] for r in own}
+            entries.setdefault(profile, []).append(_own_entry(own, unseen))
     submissions = root / "leaderboards" / "submissions"
-    for folder in sorted(p for p in submissions.glob("*") if not p.name.startswith(".")):
-        found = examine(folder, load)
+    for path in sorted(submissions.glob("*")):
+        if path.is_file() and not path.is_symlink():
+            built.skipped.append(path)
+        if path.name.startswith(".") or path in built.skipped:
+            continue
+        found = examine(path, tasks)
         if found.problems or found.card is None:
-            more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
-            raise UserError(f"submission {folder.name} is refused: {found.problems[0]}{more}")
+            built.refused[path.name] = found.problems
+            continue
         entry = Entry(
             escape_markdown(found.card.title),
             "submission",
-            False,
             {t: [metric_score(m, v) for m, v in s.items()] for t, s in found.scores.items()},
-            found.data,
         )
         entries.setdefault(found.card.profile, []).append(entry)
         about.setdefault(found.card.profile, []).append(_about(found.card))
-    pages = []
+    rules = (root / "leaderboards" / "README.md").is_file()
     for profile, rows in entries.items():
         page = root / "leaderboards" / f"{profile}.md"
-        text = _page(profile, rows, about.get(profile, []))
+        text = _page(profile, rows, about.get(profile, []), rules)
         with atomic_write(page) as stream:
             stream.write(text)
-        pages.append(page)
-    return pages
+        built.pages.append(page)
+    return built
 
 
-def _own_entry(records: Sequence[ResultRecord]) -> Entry:
+def _verify(record: ResultRecord, tasks: Tasks, outputs: Outputs) -> frozenset[str]:
+    """The stages of a record that cannot be rescored here, as their file is not in the cache.
+
+    Raises:
+        UserError: it is limited, of other data, or not what its files give.
+    """
+    name = f"{record.system.name} on {record.task.name} ({record.task.profile})"
+    command = f"uniconv-bench run --task {record.task.name} --system {record.system.name}"
+    again = f"run it again: {command} --profile {record.task.profile}"
+    if record.limit is not None:
+        raise UserError(f"the record of {name} is limited", mend=again)
+    task = tasks.load(record.task.name, record.task.profile)
+    if record.task.data_digest != task.digest:
+        what = f"the record of {name} is of other data (digest {record.task.data_digest[:12]}, "
+        raise UserError(f"{what}this version has {task.digest[:12]})", mend=again)
+    files = outputs(record)
+    run, answers = files.get("run"), files.get("answers")
+    scores, problems = rescore(task, run, answers, whole=False)
+    if problems:
+        raise UserError(f"the files of the record of {name} are broken: {problems[0]}", mend=again)
+    lacking = {"retrieval": run is None, "generation": answers is None}
+    for score in record.scores:
+        if lacking[score.stage]:
+            continue
+        values = scores.get(score.metric)
+        if values is None or not _equal(score, metric_score(score.metric, values)):
+            what = f"the record of {name}: {score.metric} is not what its run and answers give"
+            raise UserError(what, mend=again)
+    return frozenset(stage for stage, absent in lacking.items() if absent)
+
+
+def _equal(one: Score, other: Score) -> bool:
+    pairs = zip((one.mean, *one.ci95), (other.mean, *other.ci95), strict=True)
+    return one.n == other.n and all(abs(a - b) <= TOLERANCE for a, b in pairs)
+
+
+def _own_entry(records: Sequence[ResultRecord], recorded: Mapping[str, frozenset[str]]) -> Entry:
     system = records[0].system
     retriever = system.settings.get("retriever")
     bound = isinstance(retriever, dict) and retriever.get("kind") == "gold"
     scores = {r.task.name: r.scores for r in records}
-    data = {r.task.name: r.task.data_digest for r in records}
-    return Entry(escape_markdown(system.title), "ours", bound, scores, data)
+    return Entry(escape_markdown(system.title), "ours", scores, bound, recorded)
 
 
 def _about(card: SubmissionCard) -> str:
@@ -106,16 +167,17 @@ def _about(card: SubmissionCard) -> str:
     return f"- **{escape_markdown(card.title)}** ({'; '.join(facts)}): {about}"
 
 
-def _page(profile: Profile, entries: Sequence[Entry], about: Sequence[str]) -> str:
+def _page(profile: Profile, entries: Sequence[Entry], about: Sequence[str], rules: bool) -> str:
+    where = "; the rules are in [README.md](README.md)" if rules else ""
     lines = [
         f"# Leaderboard, profile {profile}",
         "",
-        "Written by `uniconv-bench leaderboard build`; the rules are in [README.md](README.md). "
-        "Every score of a submission is computed here from its run and answer files. Means x 100 "
-        "with 95 % intervals (bootstrap over conversations). A rank is one more than the number "
-        "of systems whose whole interval lies higher, so systems that the intervals do not tell "
-        f"apart share it; it goes by the first metric of a table. `{GAP}`: not submitted or not "
-        "measured.",
+        f"Written by `uniconv-bench leaderboard build`{where}. Every score is computed here from "
+        "run and answer files, except in rows marked *as recorded*: those files of ours were not "
+        "at hand. Means x 100 with 95 % intervals (bootstrap over conversations). A rank is one "
+        "more than the number of systems whose whole interval lies higher, so systems that the "
+        "intervals do not tell apart share it; it goes by the first metric of a table. "
+        f"`{GAP}`: not submitted or not measured.",
     ]
     if profile == "sample":
         lines += [
@@ -123,14 +185,8 @@ def _page(profile: Profile, entries: Sequence[Entry], about: Sequence[str]) -> s
             "The sample data was written by this project: no figure here is comparable with a "
             "published one.",
         ]
-    for task in sorted({task for entry in entries for task in entry.data}):
+    for task in sorted({task for entry in entries for task in entry.scores}):
         lines += ["", f"## {escape_markdown(task)}"]
-        digests = {entry.data[task] for entry in entries if task in entry.data}
-        if len(digests) > 1:
-            raise UserError(
-                f"rows of {task} ({profile}) were measured on different data",
-                mend="run our own systems again with this version",
-            )
         for stage in ("retrieval", "generation"):
             lines += _ranking(entries, task, stage)
     if about:
@@ -141,8 +197,8 @@ def _page(profile: Profile, entries: Sequence[Entry], about: Sequence[str]) -> s
 def _ranking(entries: Sequence[Entry], task: str, stage: str) -> list[str]:
     rows = []
     for entry in entries:
-        if task in entry.data:
-            scores = {s.metric: s for s in entry.scores.get(task, ()) if s.stage == stage}
+        if task in entry.scores:
+            scores = {s.metric: s for s in entry.scores[task] if s.stage == stage}
             rows.append((entry, scores))
     metrics = list(dict.fromkeys(metric for _, scores in rows for metric in scores))
     if not metrics:
@@ -162,6 +218,8 @@ def _ranking(entries: Sequence[Entry], task: str, stage: str) -> list[str]:
         rank = GAP if own is None or entry.bound else str(_rank(own, rivals))
         cells = [_cell(scores.get(metric)) for metric in metrics]
         source = f"{entry.source}, upper bound" if entry.bound else entry.source
+        if scores and stage in entry.recorded.get(task, ()):
+            source += ", as recorded"
         size = str(own.n) if own is not None else GAP
         lines.append(f"| {' | '.join([rank, entry.label, source, *cells, size])} |")
     return lines

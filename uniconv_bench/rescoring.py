@@ -1,11 +1,12 @@
 """The one door by which run and answer files of others become scores: checked, then `metrics`.
 
-Knows no task by name: a loader hands them in.
+Knows no task by name: `Tasks` hands them in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from uniconv_bench.cards import Profile, TaskCard
 from uniconv_bench.conversation import Turn
 from uniconv_bench.errors import UserError
 from uniconv_bench.metrics import PerTurn, parse_metric, score_answers, score_run
-from uniconv_bench.runs import check_answers, check_run, read_answers, read_run
+from uniconv_bench.runs import DEPTH, check_answers, check_run, read_answers, read_run
 from uniconv_bench.system import Corpus
 
 
@@ -42,8 +43,17 @@ class LoadedTask(Protocol):
         """Of the test turns that have acceptable responses."""
 
 
-Loader = Callable[[str, Profile], LoadedTask]
-"""(task name, profile) -> the task."""
+@dataclass(frozen=True)
+class Tasks:
+    """The tasks of this installation.
+
+    Attributes:
+        names: all of them.
+        load: (name, profile) -> the task.
+    """
+
+    names: Collection[str]
+    load: Callable[[str, Profile], LoadedTask]
 
 
 class _PassageIds:
@@ -61,9 +71,17 @@ class _PassageIds:
 
 
 def rescore(
-    task: LoadedTask, run_file: Path | None, answers_file: Path | None
+    task: LoadedTask, run_file: Path | None, answers_file: Path | None, *, whole: bool = True
 ) -> tuple[dict[str, PerTurn], list[str]]:
-    """Metric -> turn -> value from these files alone, or what is wrong with them, a line each."""
+    """Metric -> turn -> value from these files alone, or what is wrong with them, a line each.
+
+    Args:
+        task: what to score against.
+        run_file: a TREC run file, if there is one.
+        answers_file: an answer file, if there is one.
+        whole: as the rules ask of submitters: no judged turn is missing, no ranking too deep.
+            Without it missing turns score 0.
+    """
     scores: dict[str, PerTurn] = {}
     problems: list[str] = []
     turn_ids = [turn.turn_id for turn in task.turns()]
@@ -75,12 +93,14 @@ def rescore(
         qrels, references = task.qrels(), task.references()
         if run_file and qrels and by_stage["retrieval"]:
             run = read_run(run_file)
-            problems += check_run(run, turn_ids, _PassageIds(task.corpus), judged=qrels)
+            judged, depth = (qrels, DEPTH) if whole else ((), len(task.corpus))
+            known = _PassageIds(task.corpus)
+            problems += check_run(run, turn_ids, known, judged=judged, depth=depth)
             if not problems:
                 scores |= score_run(qrels, run, by_stage["retrieval"])
         if answers_file and references and by_stage["generation"]:
             answers = read_answers(answers_file)
-            problems += check_answers(answers, turn_ids, judged=references)
+            problems += check_answers(answers, turn_ids, judged=references if whole else ())
             if not problems:
                 texts = {turn_id: answer.text for turn_id, answer in answers.items()}
                 scores |= score_answers(references, texts, by_stage["generation"])

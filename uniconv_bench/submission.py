@@ -21,12 +21,12 @@ from uniconv_bench.cards import SubmissionCard, parse_card
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of_file, read_toml, write_json
 from uniconv_bench.metrics import metric_score
-from uniconv_bench.rescoring import Loader, rescore
+from uniconv_bench.rescoring import Tasks, rescore
 from uniconv_bench.runs import read_answers, read_run, write_answers, write_objects, write_run
 
 
 def pack(
-    card_path: Path, files: Mapping[str, Mapping[str, Path]], folder: Path, load: Loader
+    card_path: Path, files: Mapping[str, Mapping[str, Path]], folder: Path, tasks: Tasks
 ) -> Path:
     """Makes the bundle `folder/<name on the card>` and returns its path.
 
@@ -34,7 +34,7 @@ def pack(
         card_path: a submission card.
         files: task -> `run` and `answers`, either of which may be left out -> file.
         folder: where submissions are kept.
-        load: the tasks to score against.
+        tasks: what to score against.
 
     Raises:
         UserError: the first thing that `check` would refuse.
@@ -46,7 +46,7 @@ def pack(
             f"{', '.join(files) or 'none'}",
             where=card_path,
         )
-    _refuse(list(check_card(card, card.name)), card_path)
+    _refuse(list(check_card(card, card.name, tasks.names)), card_path)
     target = folder / card.name
     if target.exists():
         raise UserError("this bundle is already there", where=target, mend="delete it or rename")
@@ -55,11 +55,11 @@ def pack(
         bundle = Path(name) / card.name
         bundle.mkdir()
         (bundle / CARD).write_bytes(card_path.read_bytes())
-        claims = {task: _pack_task(bundle, card, task, files[task], load) for task in card.tasks}
+        claims = {task: _pack_task(bundle, card, task, files[task], tasks) for task in card.tasks}
         sums = {path.name: digest_of_file(path) for path in sorted(bundle.iterdir())}
         manifest = Manifest(schema_version=1, package=__version__, files=sums, tasks=claims)
         write_json(bundle / MANIFEST, manifest.model_dump(mode="json"))
-        _refuse(check(bundle, load), card_path)
+        _refuse(check(bundle, tasks), card_path)
         bundle.replace(target)
     return target
 
@@ -71,12 +71,12 @@ def _refuse(problems: Sequence[str], where: Path | None = None) -> None:
 
 
 def _pack_task(
-    bundle: Path, card: SubmissionCard, name: str, files: Mapping[str, Path], load: Loader
+    bundle: Path, card: SubmissionCard, name: str, files: Mapping[str, Path], tasks: Tasks
 ) -> Claim:
     unknown = set(files) - {"run", "answers"}
     if unknown or not files:
         raise UserError(f"{name}: give a run, answers or both, not {', '.join(unknown) or 'none'}")
-    task = load(name, card.profile)
+    task = tasks.load(name, card.profile)
     if "run" in files:
         write_run(bundle / f"{name}{KINDS['run']}", read_run(files["run"]).items(), card.name)
     if "answers" in files:

@@ -21,10 +21,11 @@ from uniconv_bench.commands.shared import (
     print_json,
     progress,
 )
-from uniconv_bench.errors import UserError
+from uniconv_bench.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from uniconv_bench.records import ResultRecord
+    from uniconv_bench.rescoring import Tasks
     from uniconv_bench.task import Task
 
 T = TypeVar("T")
@@ -158,10 +159,12 @@ def submit_pack(
             name, sign, path = pair.partition("=")
             if not (name and sign and path):
                 raise UserError(f"--{kind} {pair!r} is not TASK=FILE")
-            files.setdefault(name, {})[kind] = Path(path)
+            if kind in files.setdefault(name, {}):
+                raise UserError(f"two times --{kind} for {name}", mend="give one file a task")
+            files[name][kind] = Path(path)
     if system is not None:
         files = {**_files_of(system, card, results), **files}
-    bundle = pack(card, files, output, _load)
+    bundle = pack(card, files, output, _tasks())
     if as_json:
         print_json({"name": bundle.name, "folder": str(bundle)})
     else:
@@ -173,9 +176,11 @@ def submit_check(bundle: Path, as_json: JsonOption = False) -> None:
     """Say everything that is wrong with a bundle; exit code 1 if anything is."""
     from uniconv_bench.bundles import check
 
-    problems = check(bundle, _load)
+    if not bundle.is_dir():
+        raise _no_bundle(bundle)
+    problems = check(bundle, _tasks())
     if as_json:
-        print_json({"name": bundle.name, "problems": problems})
+        print_json({"name": bundle.resolve().name, "problems": problems})
     else:
         typer.echo("\n".join(problems) or f"{bundle}: nothing wrong")
     if problems:
@@ -187,17 +192,29 @@ def leaderboard_build(
     root: Annotated[Path, typer.Option(help="Folder with results/ and leaderboards/.")] = HERE,
     as_json: JsonOption = False,
 ) -> None:
-    """Recompute every score from run and answer files and write the pages."""
+    """Recompute every score from run and answer files and write the pages.
+
+    Exit code 1 if a submission is refused; the pages are made from the others.
+    """
     from uniconv_bench import leaderboard
 
-    pages = leaderboard.build(root, _load)
-    if not pages:
+    built = leaderboard.build(root, _tasks(), _outputs)
+    for path in built.skipped:
+        note(f"{path}: a file, not a submission; skipped")
+    for name, problems in built.refused.items():
+        for problem in problems:
+            note(f"submission {name} is refused: {problem}")
+    pages = built.pages
+    if not pages and not built.refused:
         what = "neither records nor submissions"
         raise UserError(what, where=root, mend="run a system first, or name another --root")
     if as_json:
         print_json([{"name": page.stem, "page": str(page)} for page in pages])
     else:
-        typer.echo("\n".join(map(str, pages)))
+        for page in pages:
+            typer.echo(page)
+    if built.refused:
+        raise typer.Exit(1)
 
 
 def _gold(
@@ -223,21 +240,32 @@ def _compare(given: Collection[str], judged: Collection[str], path: Path) -> Non
         note(f"{path}: {len(lacking)} of {len(judged)} judged turns are missing and score 0")
 
 
-def _load(name: str, profile: Profile) -> Task:
+def _tasks() -> Tasks:
+    from uniconv_bench.rescoring import Tasks
     from uniconv_bench.task import load_task
 
-    return load_task(name, profile, progress=progress())
+    def load(name: str, profile: Profile) -> Task:
+        return load_task(name, profile, progress=progress())
+
+    return Tasks(registry.task_names(), load)
+
+
+def _no_bundle(given: Path) -> UserError:
+    """Names the nearest bundles beside a path that is none, and in the folder of submissions."""
+    folders = [p for p in (given.resolve().parent, SUBMISSIONS) if p.is_dir()]
+    known = {path.parent.name: path.parent for f in folders for path in f.glob("*/card.toml")}
+    mend = unknown_name("bundle", given.name, known).mend if known else None
+    mend = mend or "uniconv-bench submit pack makes a bundle"
+    return UserError("a file" if given.is_file() else "no such folder", where=given, mend=mend)
 
 
 def _files_of(system: str, card: Path, results: Path) -> dict[str, dict[str, Path]]:
     """Task -> run and answer file of our own records, for the tasks of a submission card."""
     from uniconv_bench.cards import SubmissionCard, parse_card
-    from uniconv_bench.evaluate import outputs
     from uniconv_bench.files import read_toml
     from uniconv_bench.records import read_record
 
     submission = parse_card(SubmissionCard, read_toml(card), card)
-    kinds = {"run.trec": "run", "answers.jsonl": "answers"}
     files = {}
     for task in submission.tasks:
         command = f"uniconv-bench run --task {task} --system {system}"
@@ -245,11 +273,19 @@ def _files_of(system: str, card: Path, results: Path) -> dict[str, dict[str, Pat
         path = results / submission.profile / system / f"{task}.json"
         if not path.is_file():
             raise UserError(f"no record of {system} on {task}", where=path, mend=command)
-        found = {kinds[name]: file for name, file in outputs(read_record(path)).items()}
+        found = _outputs(read_record(path))
         if not found:
             raise UserError("its run and answers are not in the cache", where=path, mend=command)
         files[task] = found
     return files
+
+
+def _outputs(record: ResultRecord) -> dict[str, Path]:
+    """The `run` and `answers` of a record that are still in the cache."""
+    from uniconv_bench.evaluate import ANSWERS, RUN, outputs
+
+    kinds = {RUN: "run", ANSWERS: "answers"}
+    return {kinds[name]: path for name, path in outputs(record).items()}
 
 
 def _task_of(record: ResultRecord) -> str:
