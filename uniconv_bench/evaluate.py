@@ -182,7 +182,7 @@ class Evaluation:
     def accept(self, run_file: Path) -> None:
         """Refuses a run file that is not of this task; says so if it ranks some turns only."""
         task, run = self.task.card.name, runs.read_run(run_file)
-        check_passages(ranked(run), frozenset(self.task.corpus.ids), task, run_file)
+        check_passages(ranked(run), self.task.corpus.ids, task, run_file)
         covered = [turn.turn_id for turn in self.turns if turn.turn_id in run]
         if not covered:
             mend = f"turns of {task} are named as {self.turns[0].turn_id!r}"
