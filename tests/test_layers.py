@@ -18,7 +18,7 @@ PACKAGE = "uniconv_bench"
 LAYERS = (
     {"errors"},
     {"files"},
-    {"conversation", "cards", "formats", "lookup"},
+    {"conversation", "cards", "definitions", "formats", "lookup", "malformed"},
     {"blocks"},
     {"corpus"},
     {"costs", "prompts", "system", "runs", "origin", "records", "registry", "progress", "outside"},

@@ -8,11 +8,12 @@ import math
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from uniconv_bench import metrics
+from uniconv_bench import definitions, metrics
 from uniconv_bench.errors import UserError
 from uniconv_bench.metrics import (
     METRICS,
@@ -26,6 +27,7 @@ from uniconv_bench.metrics import (
     summarise,
     token_f1,
 )
+from uniconv_bench.tables import metric_label
 
 RETRIEVAL = ["ndcg@3", "recall@10", "mrr"]
 Runs = dict[str, list[tuple[str, float]]]
@@ -44,12 +46,29 @@ def test_metric_names() -> None:
     for wrong, message in [
         ("ncdg@3", "did you mean 'ndcg@3'"),
         ("ndcg", "ndcg@10"),
-        ("recall@0", "needs a cutoff"),
+        ("recall@0", "needs a cutoff of at least 1"),
         ("recall@", "needs a cutoff"),
         ("f1@3", "unknown metric"),
     ]:
         with pytest.raises(UserError, match=message):
             parse_metric(wrong)
+
+
+def test_one_entry_is_all_that_a_metric_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def precision(ranked: Sequence[float], relevant: Sequence[float], cutoff: int | None) -> float:
+        return sum(grade > 0 for grade in ranked[:cutoff]) / (cutoff or len(ranked))
+
+    entry = definitions.Entry("Precision", "share of the ranks that are relevant", "s", precision)
+    monkeypatch.setitem(definitions.RETRIEVAL, "precision", entry)
+    assert parse_metric("precision@4").label == metric_label("precision@4") == "Precision@4"
+    qrels = {"c_1": {"a": 1, "b": 1}}
+    run = {"c_1": [("a", 3.0), ("x", 2.0), ("b", 1.0)]}
+    for score in (score_run, reference_scores):
+        assert score(qrels, run, ["precision@4"]) == {"precision@4": {"c_1": 0.5}}
+    length = definitions.Entry("Length", "d", "s", lambda answer, references: len(answer) / 10)
+    monkeypatch.setitem(definitions.GENERATION, "length", length)
+    assert score_answers({"c_1": ["x"]}, {"c_1": "four"}, ["length"])["length"] == {"c_1": 0.4}
+    assert metric_label("f1_quac") == "F1 (QuAC)" and metric_label("gone@3") == "gone@3"
 
 
 def test_a_metric_of_the_other_stage_is_refused() -> None:
@@ -252,7 +271,7 @@ def test_official_variants_by_hand(
 ) -> None:
     """Kernel point 12: the datasets' own rules have their own names; `f1` is none of them."""
     for name, expected in (("f1", plain), ("f1_topiocqa", topiocqa), ("f1_quac", quac)):
-        value = metrics.GENERATION[name](prediction, references)
+        value = definitions.GENERATION[name].value(prediction, references)
         assert value == pytest.approx(expected, abs=1e-12), name
 
 
@@ -288,9 +307,9 @@ def test_f1_inscit_by_hand(
 
 def test_f1_inscit_without_spacy_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spacy", None)
-    metrics._spacy_tokenizer.cache_clear()
+    definitions._spacy_tokenizer.cache_clear()
     with pytest.raises(UserError, match=r"needs spaCy; pip install 'uniconv-bench\[inscit\]'"):
-        metrics.inscit_f1("x", ["x"])
+        definitions.inscit_f1("x", ["x"])
 
 
 def test_normalisation_by_hand() -> None:

@@ -225,7 +225,7 @@ class Evaluation:
             "answers": digest_of_file(answers_file),
             "metrics": list(names),
             "retrieves": self.retrieves,
-            "code": digest_of_code("metrics", "runs", "evaluate"),
+            "code": digest_of_code("definitions", "metrics", "runs", "evaluate"),
             "libraries": {name: metadata.version(name) for name in ("ranx", "evaluate")},
         }
         folder = folder_of("scores", self.setup.card.name, fingerprint)

@@ -1,55 +1,51 @@
 """Metrics per turn and their summary: retrieval through ranx, generation through `evaluate`.
 
-Knows runs, qrels and texts, no task and no system. `reference_scores` and `token_f1` are the
-definitions; the libraries must agree with them. Both libraries are imported on first use only.
+Knows runs, qrels and texts, no task and no system. The libraries must agree with `definitions`;
+both are imported on first use only.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import re
-import string
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
 
-from uniconv_bench.errors import UserError, unknown_name
+from uniconv_bench.definitions import (
+    METRICS,
+    RETRIEVAL,
+    Metric,
+    Stage,
+    normalise,
+    parse_metric,
+    token_f1,
+)
+from uniconv_bench.errors import UserError
 from uniconv_bench.files import cache_dir
 from uniconv_bench.records import Score
 from uniconv_bench.runs import ordered
 from uniconv_bench.system import Ranking
 
-if TYPE_CHECKING:
-    import numpy as np
-
-Stage = Literal["retrieval", "generation"]
+__all__ = [
+    "METRICS",
+    "Metric",
+    "MetricSummary",
+    "PerTurn",
+    "conversation_of",
+    "metric_score",
+    "missing",
+    "normalise",
+    "parse_metric",
+    "reference_scores",
+    "score_answers",
+    "score_run",
+    "summarise",
+    "token_f1",
+]
 PerTurn = dict[str, float]
 """turn_id -> value in [0, 1], one entry for every judged turn."""
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A metric by its canonical name.
-
-    Attributes:
-        name: as written on cards, in records and on the command line; ranx's name for retrieval.
-        label: as printed in tables.
-        stage: what it judges.
-        definition: in one line.
-        source: where the definition comes from.
-        cutoff: ranks that count; None: all.
-    """
-
-    name: str
-    label: str
-    stage: Stage
-    definition: str
-    source: str
-    cutoff: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,76 +63,6 @@ class MetricSummary:
     ci95: tuple[float, float]
     n: int
     conversations: int
-
-
-_JARVELIN = "Järvelin and Kekäläinen 2002, doi 10.1145/582415.582418; computed by ranx"
-_SQUAD = "Rajpurkar et al. 2016 (SQuAD), arXiv 1606.05250; computed by evaluate"
-_RETRIEVAL: dict[str, tuple[str, str, str]] = {
-    "ndcg": (
-        "NDCG",
-        "gain (the grade) over log2(rank + 1), as a share of the best possible ranking's",
-        _JARVELIN,
-    ),
-    "recall": (
-        "Recall",
-        "share of the relevant passages that are ranked",
-        "Manning et al. 2008, Introduction to Information Retrieval, ch. 8; computed by ranx",
-    ),
-    "mrr": (
-        "MRR",
-        "1 / rank of the first relevant passage, 0 if none is ranked",
-        "Voorhees 1999 (TREC-8 question answering); computed by ranx",
-    ),
-}
-_GENERATION: dict[str, tuple[str, str, str]] = {
-    "f1": (
-        "F1",
-        "token F1 after SQuAD normalisation, the best over the references",
-        _SQUAD,
-    ),
-    "f1_topiocqa": (
-        "F1 (TopiOCQA)",
-        "token F1, the best over all references but one, averaged over the one left out",
-        "evaluate_reader.py of McGill-NLP/topiocqa; computed by evaluate",
-    ),
-    "f1_quac": (
-        "F1 (QuAC)",
-        "as f1_topiocqa, after a majority vote on CANNOTANSWER; no turn is filtered out",
-        "scorer.py of prdwb/orconvqa-release (its unfiltered F1); computed by evaluate",
-    ),
-    "f1_inscit": (
-        "F1 (INSCIT)",
-        "as f1, of lower-cased texts that spaCy has cut into words (needs the extra `inscit`)",
-        "eval.py of ellenmellon/INSCIT; computed by evaluate",
-    ),
-}
-
-
-def parse_metric(name: str) -> Metric:
-    """The metric of a canonical name, as `ndcg@3`, `recall@10`, `mrr` or `f1`.
-
-    Raises:
-        UserError: no such metric, or a cutoff where there can be none, or none where one must be.
-    """
-    family, at, cutoff = name.partition("@")
-    if name in _GENERATION:
-        label, definition, source = _GENERATION[name]
-        return Metric(name, label, "generation", definition, source)
-    if family not in _RETRIEVAL:
-        raise unknown_name("metric", name, [m.name for m in METRICS])
-    label, definition, source = _RETRIEVAL[family]
-    if not at and family == "mrr":
-        return Metric(name, label, "retrieval", f"{definition}; over the whole ranking", source)
-    if not re.fullmatch(r"[1-9][0-9]*", cutoff):
-        raise UserError(f"metric {name!r} needs a cutoff", mend=f"write it as {family}@10")
-    definition = f"{definition}; over the first {cutoff} ranks"
-    return Metric(name, f"{label}@{cutoff}", "retrieval", definition, source, int(cutoff))
-
-
-METRICS: tuple[Metric, ...] = tuple(
-    parse_metric(name) for name in ("ndcg@3", "recall@10", "recall@100", "mrr", *_GENERATION)
-)
-"""What `list metrics` shows; `parse_metric` takes any other cutoff too."""
 
 
 def missing(judged: Iterable[str], given: Collection[str]) -> list[str]:
@@ -170,32 +96,16 @@ def score_run(
 def reference_scores(
     qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Ranking], metrics: Sequence[str]
 ) -> dict[str, PerTurn]:
-    """What `score_run` must return, in numpy and by the definitions alone: the arbiter of ranx."""
-    import numpy as np
-
-    scores: dict[str, PerTurn] = {name: {} for name in metrics}
+    """What `score_run` must return, by the definitions alone: the arbiter of ranx."""
+    judged = _judged(qrels, run)
+    scores: dict[str, PerTurn] = {}
     for metric in _of_stage(metrics, "retrieval"):
-        for turn_id, (grades, ranked) in _judged(qrels, run).items():
-            gains = np.array([grades.get(passage_id, 0) for passage_id in ranked], dtype=float)
-            gains = gains[: metric.cutoff]
-            best = np.sort(np.array(list(grades.values()), dtype=float))[::-1]
-            hits = np.flatnonzero(gains)
-            match metric.name.partition("@")[0]:
-                case "ndcg":
-                    ideal = _discounted(best[: metric.cutoff])
-                    value = _discounted(gains) / ideal if ideal else 0.0
-                case "recall":
-                    value = len(hits) / len(best) if len(best) else 0.0
-                case _:
-                    value = 1 / (hits[0] + 1) if len(hits) else 0.0
-            scores[metric.name][turn_id] = float(value)
+        value = RETRIEVAL[metric.name.partition("@")[0]].value
+        scores[metric.name] = {
+            turn_id: value([grades.get(p, 0) for p in ranked], [*grades.values()], metric.cutoff)
+            for turn_id, (grades, ranked) in judged.items()
+        }
     return scores
-
-
-def _discounted(gains: np.ndarray[Any, Any]) -> float:
-    import numpy as np
-
-    return float(np.sum(gains / np.log2(np.arange(len(gains)) + 2)))
 
 
 def _judged(
@@ -251,94 +161,6 @@ def _ranx_scores(
         # For fewer than ten turns ranx sets one thread for the whole process, and leaves it so.
         numba.set_num_threads(threads)
     return [[float(value) for value in values[metric.name]] for metric in metrics]
-
-
-def normalise(text: str) -> str:
-    """SQuAD's normalisation: lower case, no ASCII punctuation, no articles, single blanks."""
-    text = "".join(c for c in text.lower() if c not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
-
-
-def token_f1(prediction: str, references: Sequence[str]) -> float:
-    """Token F1 after SQuAD normalisation, the best over the references; the metric `f1`.
-
-    Where nothing is left after normalisation on both sides it is 1, on one side 0.
-    """
-    return max(_overlap(prediction, reference) for reference in references)
-
-
-def _overlap(prediction: str, reference: str) -> float:
-    said, right = (normalise(side).split() for side in (prediction, reference))
-    if not said or not right:
-        return float(said == right)
-    common = (Counter(said) & Counter(right)).total()
-    return 2 * common / (len(said) + len(right))
-
-
-def leave_one_out_f1(prediction: str, references: Sequence[str]) -> float:
-    """TopiOCQA's official F1; the metric `f1_topiocqa`.
-
-    With several references even one of them, given as the answer, seldom scores 1: it is compared
-    with the others when it is the one left out. That is what makes it fair to a human answer.
-    """
-    return _leave_one_out([_overlap(prediction, reference) for reference in references])
-
-
-def quac_f1(prediction: str, references: Sequence[str]) -> float:
-    """QuAC's official F1 without its filter of turns on which people disagree; `f1_quac`.
-
-    CANNOTANSWER is the only reference where at least half of them are it, and none otherwise; it
-    is matched whole. Unlike in `f1`, two empty texts have no overlap.
-    """
-    answers = [reference for reference in references if reference != CANNOT_ANSWER]
-    if 2 * len(answers) <= len(references):
-        return float(prediction == CANNOT_ANSWER)
-    empty = not normalise(prediction)
-    return _leave_one_out([0.0 if empty else _overlap(prediction, answer) for answer in answers])
-
-
-def inscit_f1(prediction: str, references: Sequence[str]) -> float:
-    """INSCIT's official F1, the best over the annotators' responses; the metric `f1_inscit`.
-
-    spaCy parts what SQuAD's normalisation would run together: "well-known" is two words, not one.
-
-    Raises:
-        UserError: spaCy is not installed.
-    """
-    return token_f1(_cut(prediction), [_cut(reference) for reference in references])
-
-
-def _cut(text: str) -> str:
-    """The words and signs of a lower-cased text, single blanks between them."""
-    return " ".join(token.text for token in _spacy_tokenizer()(" ".join(text.lower().split())))
-
-
-@cache
-def _spacy_tokenizer() -> Any:
-    """The English rules, which are those of the model that the official script loads."""
-    try:
-        import spacy
-    except ImportError as error:
-        mend = "pip install 'uniconv-bench[inscit]'"
-        raise UserError("metric 'f1_inscit' needs spaCy", mend=mend) from error
-    return spacy.blank("en").tokenizer
-
-
-def _leave_one_out(values: Sequence[float]) -> float:
-    if len(values) == 1:
-        return values[0]
-    rest = [max([*values[:i], *values[i + 1 :]]) for i in range(len(values))]
-    return sum(rest) / len(rest)
-
-
-CANNOT_ANSWER = "CANNOTANSWER"
-GENERATION: dict[str, Callable[[str, Sequence[str]], float]] = {
-    "f1": token_f1,
-    "f1_topiocqa": leave_one_out_f1,
-    "f1_quac": quac_f1,
-    "f1_inscit": inscit_f1,
-}
-"""Name -> definition: (answer, references) -> value."""
 
 
 def score_answers(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from uniconv_bench.cards import CUT
+from uniconv_bench.definitions import parse_metric
 from uniconv_bench.errors import UserError, unknown_name
 from uniconv_bench.records import ResultRecord, Score
 
@@ -23,7 +24,6 @@ Column = tuple[str, str]
 """(task, metric)"""
 
 METRICS = ("ndcg@3", "recall@10", "f1")
-LABELS = {"ndcg": "NDCG", "recall": "Recall", "mrr": "MRR", "f1": "F1"}
 GAP = "-"
 """Stands where nothing was measured. Never 0."""
 
@@ -101,9 +101,11 @@ def interval(score: Score) -> str:
 
 
 def metric_label(metric: str) -> str:
-    """`ndcg@3` as `NDCG@3`."""
-    family, at, cutoff = metric.partition("@")
-    return LABELS.get(family, family) + at + cutoff
+    """`ndcg@3` as `NDCG@3`; the name itself of a metric that this version does not know."""
+    try:
+        return parse_metric(metric).label
+    except UserError:
+        return metric
 
 
 def escape_markdown(text: str) -> str:

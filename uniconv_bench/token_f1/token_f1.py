@@ -1,4 +1,4 @@
-"""Token F1 as an `evaluate` metric: the definitions of `uniconv_bench.metrics`, nothing of its own.
+"""Token F1 as an `evaluate` metric: the definitions of `uniconv_bench.definitions`, nothing of its own.
 
 `evaluate.load` takes this folder and works offline; it parses imports by line, so one a line.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import datasets  # type: ignore[import-untyped]
 import evaluate  # type: ignore[import-untyped]
 
-from uniconv_bench.metrics import GENERATION
+from uniconv_bench.definitions import GENERATION
 
 _DESCRIPTION = """Token F1 after SQuAD normalisation (lower case, no punctuation, no articles), \
 the best over the references of each item. Both empty: 1; one empty: 0."""
@@ -47,6 +47,6 @@ class TokenF1(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
 
     def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, Any]:
         name = "f1" if self.config_name == "default" else self.config_name
-        definition = GENERATION[name]
+        definition = GENERATION[name].value
         per_turn = [definition(p, r) for p, r in zip(predictions, references, strict=True)]
         return {name: sum(per_turn) / len(per_turn), "per_turn": per_turn}
