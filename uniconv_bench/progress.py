@@ -13,10 +13,15 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     MofNCompleteColumn,
+    ProgressColumn,
+    Task,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+SOON = 1.0
+"""Seconds: what is done by then was mostly done before, as the steps of a resumed training."""
 
 
 class Silent:
@@ -33,12 +38,65 @@ class Silent:
         """Drops the message."""
 
 
+class Pace:
+    """How long the rest of some work will take, from what is done.
+
+    Items may come in bursts, as the answers of a batch do: the first of a burst says nothing of
+    how many come with it. So time left is asked for before an item is counted, or well after.
+
+    Args:
+        total: items in all; 0 if unknown.
+        clock: seconds.
+    """
+
+    def __init__(self, total: int, clock: Callable[[], float]):
+        self.total, self.done = total, 0
+        self._clock = clock
+        self.start = self._last = clock()
+        self._free = (0, self.start)
+
+    def count(self, items: int) -> None:
+        """That many more are done."""
+        now = self._clock()
+        if not self.done and now - self.start < SOON:
+            self._free = (items, now)
+        self.done += items
+        self._last = now
+
+    def left(self) -> float | None:
+        """Seconds until all is done; None while nothing is known."""
+        free, since = self._free
+        seconds = self._last - since
+        if not self.total or self.done <= free or seconds < SOON:
+            return None
+        whole = seconds / (self.done - free) * (self.total - self.done)
+        return max(0.0, whole - (self._clock() - self._last))
+
+
+class _Left(ProgressColumn):
+    """Time left by a pace, anew at every refresh."""
+
+    def __init__(self, pace: Pace):
+        super().__init__()
+        self._pace = pace
+
+    def render(self, task: Task) -> Text:
+        left = self._pace.left()
+        return Text("" if left is None else f"about {duration(left)} left")
+
+
 class Bars:
     """A bar a stage: label, done/total, rate, time left. Without a terminal: a line every 10 s."""
 
-    def __init__(self, console: Console | None = None, quiet_seconds: float = 10.0):
+    def __init__(
+        self,
+        console: Console | None = None,
+        quiet_seconds: float = 10.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
         self.console = console or Console(stderr=True)
         self.quiet_seconds = quiet_seconds
+        self._clock = clock
 
     def note(self, message: str) -> None:
         """Prints a line."""
@@ -50,62 +108,60 @@ class Bars:
         self, label: str, total: int, unit: Literal["", "B"] = ""
     ) -> Iterator[Callable[[int], None]]:
         """Shows the work of one stage while the context is open."""
-        start, done = time.perf_counter(), 0
+        pace = Pace(total, self._clock)
         show = self._bar if self.console.is_terminal else self._lines
-        with show(label, total, unit) as advance:
-
-            def counted(count: int) -> None:
-                nonlocal done
-                done += count
-                advance(count)
-
-            yield counted
-        seconds = time.perf_counter() - start
-        self.note(f"  {label}: {_amount(total or done, unit)} in {seconds:.1f} s")
+        with show(label, pace, unit) as advance:
+            yield advance
+        seconds = self._clock() - pace.start
+        self.note(f"  {label}: {_amount(total or pace.done, unit)} in {seconds:.1f} s")
 
     @contextmanager
-    def _bar(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    def _bar(self, label: str, pace: Pace, unit: str) -> Iterator[Callable[[int], None]]:
         columns = (
             TextColumn("  {task.description}"),
             BarColumn(),
             DownloadColumn() if unit else MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("left"),
+            _Left(pace),
         )
-        start, done = time.perf_counter(), 0
         with RichProgress(*columns, console=self.console, transient=True) as bars:
-            bar = bars.add_task(label, total=total or None, rate="")
+            bar = bars.add_task(label, total=pace.total or None, rate="")
 
             def advance(count: int) -> None:
-                nonlocal done
-                done += count
-                rate = done / max(time.perf_counter() - start, 1e-9)
+                pace.count(count)
+                rate = pace.done / max(self._clock() - pace.start, 1e-9)
                 bars.update(bar, advance=count, rate=f"{_amount(rate, unit)}/s")
 
             yield advance
 
     @contextmanager
-    def _lines(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-        start = last = time.perf_counter()
-        done = 0
+    def _lines(self, label: str, pace: Pace, unit: str) -> Iterator[Callable[[int], None]]:
+        last = pace.start
 
         def advance(count: int) -> None:
-            nonlocal done, last
-            done += count
-            now = time.perf_counter()
-            if now - last < self.quiet_seconds or (total and done >= total):
+            nonlocal last
+            left = pace.left()  # of whole bursts, as this item may be the first of one
+            pace.count(count)
+            now = self._clock()
+            if now - last < self.quiet_seconds or (pace.total and pace.done >= pace.total):
                 return
             last = now
-            if not total:
-                self.note(f"  {label}: {_amount(done, unit)} so far")
+            if not pace.total:
+                self.note(f"  {label}: {_amount(pace.done, unit)} so far")
                 return
-            left = (now - start) / done * (total - done)
-            far = f"{_amount(done, unit)}/{_amount(total, unit)}"
-            rate = f", {_amount(done / (now - start), unit)}/s" if unit else ""
-            self.note(f"  {label}: {far}{rate}, about {left:.0f} s left")
+            far = f"{_amount(pace.done, unit)}/{_amount(pace.total, unit)}"
+            rate = f", {_amount(pace.done / (now - pace.start), unit)}/s" if unit else ""
+            rest = "" if left is None else f", about {duration(left)} left"
+            self.note(f"  {label}: {far}{rate}{rest}")
 
         yield advance
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _amount(number: float, unit: str) -> str:
