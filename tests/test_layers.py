@@ -26,7 +26,7 @@ LAYERS = (
     {"rawfiles", "prepare", "mini", "task", "index", "encode", "decode", "metrics"},
     {"fetch", "uniconv"},
     {"assembly"},
-    {"evaluate", "recording", "reproduce", "tables", "plots"},
+    {"evaluate", "export", "recording", "reproduce", "tables", "plots"},
     {"rescoring", "bundles", "submission", "leaderboard"},
     {"experiments", "estimate"},
     {"display", "doctor"},

@@ -133,9 +133,14 @@ def test_a_name_other_than_the_files_is_refused(plugged: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "field"),
     [
-        (TASK.replace("version = 1", 'version = "1"'), "field version"),
-        (TASK + "colour = 3\n", "field colour"),
-        (TASK.replace('title = "Toy"\n', ""), "field title"),
+        (TASK.replace("version = 1", 'version = "1"'), "version: is a text, not a whole number"),
+        (TASK + "metric = 3\n", "field metric: no such field"),
+        (TASK + "metric = 3\n", "did you mean 'metrics'? the card takes name, title, version,"),
+        (TASK + "[mini]\nrandum = 3\n", "did you mean 'random'? [mini] takes neighbours, random"),
+        (TASK.replace('title = "Toy"\n', ""), "field title: is missing"),
+        (TASK.replace('["ndcg@3", "f1"]', '"f1"'), "field metrics: is a text, not a list"),
+        (TASK.replace('["ndcg@3", "f1"]', '["nope"]'), "field metrics: unknown metric 'nope'"),
+        (TASK.replace('["ndcg@3", "f1"]', "[]"), "field metrics: names no metric"),
         ("name = \n", "not valid TOML"),
     ],
 )
@@ -145,6 +150,70 @@ def test_malformed_card_names_file_and_field(tmp_path: Path, text: str, field: s
     message = fails(registry.task_card, str(path))
     assert field in message
     assert str(path) in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('kind = "dense"', 'kind = "dens"', "no kind 'dens' (PATH); did you mean 'dense'? kinds"),
+        ('kind = "dense"\n', "", "field retriever: has no kind (PATH); kinds of retriever: dense"),
+        ('tasks = ["toy"]', 'tasks = "toy"', "adapters.both.tasks: is a text, not a list (PATH)"),
+        ("seed = 7", "sede = 7", "did you mean 'seed'? [adapters.both] takes tasks, losses, ddm"),
+        ("seed = 7", "dtype = 'float16'", "did you mean 'bfloat16'? it is one of: float32, bfl"),
+        ("sample =", "sampel =", "field backbone.sampel"),
+        ("cii = 0.5", "cii = -1.0", "losses.cii: is -1.0; it has to be at least 0 (PATH)"),
+    ],
+)
+def test_what_is_wrong_with_a_card_is_said_in_plain_words(
+    tmp_path: Path, old: str, new: str, told: str
+) -> None:
+    path = tmp_path / "bad.toml"
+    assert old in SYSTEM
+    path.write_text(SYSTEM.replace(old, new))
+    assert told.replace("PATH", str(path)) in fails(registry.system_card, str(path))
+
+
+def test_a_submission_card_shows_the_form_that_is_meant(tmp_path: Path) -> None:
+    path = tmp_path / "card.toml"
+    path.write_text(example('name = "my-system"').replace("2026-01-31", "31.1.2026"))
+    message = fails(parse_card, SubmissionCard, read_toml(path), path)
+    assert "field date: '31.1.2026' is not of the right form" in message
+    assert message.endswith("write it as '2026-01-31'")
+
+
+def test_a_changed_setting_does_not_keep_the_source_of_the_old_value(tmp_path: Path) -> None:
+    path = tmp_path / "warm.toml"
+    path.write_text(
+        'extends = "uniconv"\nname = "w"\ntitle = "W"\ndescription = "d"\n'
+        "[inference]\nsession_tokens = 512\n"
+        "[adapters.joint]\ntemperature = 0.05\nseed = 14\nbatch_size = 8\n"
+        '[adapters.joint.losses]\ncii = 0.0\n[adapters.joint.sources]\nseed = "ours: a second"\n'
+    )
+    card, _ = registry.system_card(str(path))
+    base, _ = registry.system_card("uniconv")
+    sources = card.adapters["joint"].sources
+    assert {"temperature", "losses"}.isdisjoint(sources)
+    assert sources["seed"] == "ours: a second"
+    kept = {**base.adapters["joint"].sources, "seed": "ours: a second"}
+    del kept["temperature"], kept["losses"]
+    assert sources == kept  # batch_size is what it was, and so is its source
+    assert "session_tokens" not in card.inference.sources
+    assert card.inference.sources["passage_tokens"] == "peer:ChatRetriever"
+
+
+def test_every_choice_of_every_shipped_card_has_a_source() -> None:
+    seen = 0
+    for name in registry.system_names():
+        card, _ = registry.system_card(name)
+        for settings in (*card.adapters.values(), card.inference):
+            if not settings.sources:  # a card that leaves inference at the schema's defaults
+                assert not settings.model_fields_set, name
+                continue
+            fields = set(type(settings).model_fields) - {"sources"}
+            assert fields - set(settings.sources) <= {"checkpoint_steps"}, name
+            assert set(settings.sources) <= fields, name
+            seen += 1
+    assert seen > 12
 
 
 def test_extends_merges_and_false_removes(plugged: Path, tmp_path: Path) -> None:

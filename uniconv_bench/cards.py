@@ -16,12 +16,15 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
 from uniconv_bench.conversation import QueryForm
+from uniconv_bench.definitions import parse_metric
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of
+from uniconv_bench.malformed import malformed
 
 Profile = Literal["sample", "mini", "full"]
 PROFILES: tuple[Profile, ...] = ("sample", "mini", "full")
@@ -144,10 +147,24 @@ class TaskCard(Card):
     """Whether systems retrieve what they answer from, or every turn's passages are given."""
     retrieval_setting: str
     """What is retrieved from what, in one sentence."""
+    rewrites: Literal["human", "unstated"] = "unstated"
+    """Who wrote the self-contained forms of the questions, where the dataset has some."""
     traps: tuple[str, ...] = ()
     bm25: Bm25Settings = Bm25Settings()
     mini: Mini = Mini()
     reported: tuple[Reported, ...] = ()
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names:
+            raise ValueError("names no metric")
+        for name in names:
+            try:
+                parse_metric(name)
+            except UserError as error:
+                raise ValueError(str(error)) from error
+        return names
 
     @model_validator(mode="after")
     def _sources_differ(self) -> TaskCard:
@@ -197,7 +214,7 @@ class LlmGenerator(Card):
 class CustomPart(Card):
     """A third party's retriever or generator: `module:Class`, built with its settings."""
 
-    kind: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    kind: Annotated[str, Field(pattern=r"^[\w.]+:\w+$", examples=["module:Class"])]
     settings: dict[str, Any] = {}
 
 
@@ -296,6 +313,8 @@ class Inference(Card):
     dtype: Literal["float32", "bfloat16"] = "float32"
     encode_batch_tokens: Positive = 4096
     decode_batch_size: Positive = 16
+    sources: dict[str, str] = {}
+    """As of an adapter's fields; part of no fingerprint."""
 
 
 class SystemCard(Card):
@@ -323,11 +342,11 @@ class SystemCard(Card):
 class SubmissionCard(Card):
     """Who submits what to the leaderboard."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", examples=["my-system"])
     title: str
     authors: tuple[str, ...]
     contact: str
-    date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
+    date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$", examples=["2026-01-31"])
     description: str
     code: str | None = None
     backbone: str | None = None
@@ -347,13 +366,7 @@ def parse_card(model: type[C], content: dict[str, Any], where: Path) -> C:
         # TOML has arrays only; strict tuples are read from their JSON form.
         return model.model_validate(_tuples(content))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "card"
-        raise UserError(
-            f"malformed card: field {field}: {first['msg']}",
-            where=where,
-            mend="see CONTRIBUTING.md for the schema",
-        ) from error
+        raise malformed(model, error, where) from error
 
 
 def _tuples(value: Any) -> Any:
@@ -368,7 +381,8 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` laid on `base`: tables merge key by key, everything else replaces.
 
     `false` takes a key away (no card has a field of that type). A table whose `kind` differs
-    replaces the base's whole, since its fields mean something else.
+    replaces the base's whole, since its fields mean something else. A value that `over` changes
+    loses the source that `base` gives for it in `sources`, unless `over` gives one.
     """
     result = dict(base)
     for key, value in over.items():
@@ -380,4 +394,8 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
             result[key] = merged(old, value) if same_kind else value
         else:
             result[key] = value
+    if isinstance(sources := result.get("sources"), dict):
+        own = over.get("sources") or {}
+        changed = {key for key in over if key != "sources" and result.get(key) != base.get(key)}
+        result["sources"] = {k: v for k, v in sources.items() if k in own or k not in changed}
     return result

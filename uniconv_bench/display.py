@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from uniconv_bench.cards import SystemCard, TaskCard
+    from uniconv_bench.cards import Inference, SystemCard, TaskCard, Training
     from uniconv_bench.conversation import Turn
     from uniconv_bench.doctor import Check
     from uniconv_bench.records import ResultRecord
@@ -62,12 +62,22 @@ def show_rows(rows: Sequence[Mapping[str, Any]], title: str) -> None:
 
 def show_scores(scores: Mapping[str, Mapping[str, Any]], title: str) -> None:
     """Metric -> mean, ci95, n, conversations; as fractions."""
-    table = _table("metric", "mean", "95 % interval", "n", right=("mean", "n"))
+    sizes = ("turns", "conversations")
+    table = _table("metric", "mean", "95 % interval", *sizes, right=("mean", *sizes))
     for name, score in scores.items():
         low, high = score["ci95"]
-        interval = f"{low:.3f} to {high:.3f}"
-        table.add_row(Text(name, style="bold"), f"{score['mean']:.3f}", interval, f"{score['n']:,}")
-    _show(title, table, "means over turns; intervals by bootstrap over conversations")
+        turns, clusters = score["n"], score["conversations"]
+        # One conversation says nothing of others: there is no interval.
+        interval = f"{low:.3f} to {high:.3f}" if clusters > 1 else "-"
+        figures = (f"{score['mean']:.3f}", interval, f"{turns:,}", f"{clusters:,}")
+        table.add_row(Text(name, style="bold"), *figures)
+    caption = "means over turns; intervals by bootstrap over conversations"
+    if all(1 < score["conversations"] == score["n"] for score in scores.values()):
+        caption = (
+            "means over turns; intervals by bootstrap over turns, each a conversation of its own "
+            "(ids as <conversation>_<number> tell which belong together)"
+        )
+    _show(title, table, caption)
 
 
 def show_record(record: ResultRecord) -> None:
@@ -149,14 +159,20 @@ def show_system(card: SystemCard) -> None:
     facts.add_row("backbone", backbones or "none")
     facts.add_row("retriever", _settings(card.retriever.model_dump()))
     facts.add_row("generator", _settings(card.generator.model_dump()))
-    facts.add_row("inference", _settings(card.inference.model_dump()))
     console.print(facts)
+    _show_choices("Inference", card.inference)
     for name, training in card.adapters.items():
-        table = _table("setting", "value", "source")
-        for field, value in training.model_dump(exclude={"sources"}).items():
-            text = _settings(value) if isinstance(value, dict) else _value(value)
-            table.add_row(field, text, training.sources.get(field, ""))
-        _show(f"Adapter {name}", table)
+        _show_choices(f"Adapter {name}", training)
+
+
+def _show_choices(title: str, settings: Inference | Training) -> None:
+    """Settings, each with the source that the card gives, itself, or the schema's default."""
+    table = _table("setting", "value", "source")
+    for field, value in settings.model_dump(exclude={"sources"}).items():
+        text = _settings(value) if isinstance(value, dict) else _value(value)
+        ours = "this card" if field in settings.model_fields_set else "default"
+        table.add_row(field, text, settings.sources.get(field, ours))
+    _show(title, table)
 
 
 def _facts() -> Table:

@@ -111,7 +111,7 @@ def write_json(path: Path, value: Any) -> Path:
 def read_json(path: Path) -> Any:
     """Reads JSON; a UserError names the file and line if it is missing or broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a mark
     except FileNotFoundError as error:
         raise UserError("no such file", where=path) from error
     except ValueError as error:
@@ -137,7 +137,7 @@ def write_jsonl(path: Path, rows: Iterator[Any] | list[Any]) -> Path:
 def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     """(line number from 1, value) of every non-blank line; a UserError names a broken line."""
     try:
-        with path.open(encoding="utf-8") as stream:
+        with path.open(encoding="utf-8-sig") as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
                     try:
@@ -158,7 +158,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dict; a UserError names file and line of what is wrong."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError("no such file", where=path) from error
     except IsADirectoryError as error:

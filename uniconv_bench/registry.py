@@ -67,11 +67,17 @@ def system_card(name_or_path: str) -> tuple[SystemCard, Path]:
     return card, path
 
 
+def name_of(kind: Kind, name_or_path: str) -> str:
+    """The name itself, or that on the card at a path."""
+    if not _is_path(name_or_path):
+        return name_or_path
+    path = _find(kind, name_or_path)
+    return _heading(read_toml(path), "name", path)
+
+
 def task_module(card: TaskCard, card_path: Path) -> ModuleType:
     """The reader of a task's raw files: the module beside its card, or that of its `reader`."""
     source = task_source(card, card_path)
-    if not source.is_file():
-        raise UserError("no module beside the card", where=source, mend="see CONTRIBUTING.md")
     for package, folder in _folders("task"):
         if folder == source.parent:
             with blamed(f"import of {source.name}", source, ours=package.startswith(OURS)):
@@ -80,8 +86,12 @@ def task_module(card: TaskCard, card_path: Path) -> ModuleType:
 
 
 def task_source(card: TaskCard, card_path: Path) -> Path:
-    """Where the reader of a task's raw files stands."""
-    return (_find("task", card.reader) if card.reader else card_path).with_suffix(".py")
+    """Where the reader of a task's raw files stands; a UserError if it is not there."""
+    source = (_find("task", card.reader) if card.reader else card_path).with_suffix(".py")
+    if not source.is_file():
+        mend = "write it (CONTRIBUTING.md, Add a task), or name another task's as `reader`"
+        raise UserError("no module beside the card", where=source, mend=mend)
+    return source
 
 
 def adapter_folders() -> list[Path]:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import typer
 
 from uniconv_bench import registry
-from uniconv_bench.commands.shared import JsonOption, next_step, print_json, print_rows, progress
+from uniconv_bench.commands.shared import (
+    JsonOption,
+    next_step,
+    note,
+    print_json,
+    print_rows,
+    progress,
+)
+from uniconv_bench.errors import UserError
 
 if TYPE_CHECKING:
     from uniconv_bench.task import Task
@@ -43,7 +51,13 @@ def show_task(name: str, as_json: JsonOption = False) -> None:
 
     card, path = registry.task_card(name)
     prepared: dict[str, Task] = {}
-    for profile in PROFILES:
+    try:
+        registry.task_source(card, path)
+        profiles = PROFILES
+    except UserError as error:  # a card alone can be shown
+        note(str(error))
+        profiles = ()
+    for profile in profiles:
         shipped = profile == "sample" and (path.parent / "sample" / card.name).is_dir()
         if shipped or (profile != "sample" and is_prepared(card, path, profile)):
             prepared[profile] = load_task(name, profile, progress=progress())
@@ -54,7 +68,8 @@ def show_task(name: str, as_json: JsonOption = False) -> None:
     turns = next(iter(prepared.values())).turns() if prepared else []
     conversation = [t for t in turns if t.conversation_id == turns[0].conversation_id]
     display.show_task(card, counts, conversation)
-    next_step(f"uniconv-bench run --task {name} --system uniconv")
+    if profiles:
+        next_step(f"uniconv-bench run --task {name} --system uniconv")
 
 
 def show_system(name: str, as_json: JsonOption = False) -> None:

@@ -1,4 +1,4 @@
-"""Token F1 as an `evaluate` metric: the definitions of `uniconv_bench.definitions`, nothing of its own.
+"""Token F1 as an `evaluate` metric: what `definitions` says, nothing of its own.
 
 `evaluate.load` takes this folder and works offline; it parses imports by line, so one a line.
 """
