@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from uniconv_bench import __version__
-from uniconv_bench.commands import look, results, stages
+from uniconv_bench.commands import files, look, results, stages
 from uniconv_bench.commands.shared import note
 from uniconv_bench.errors import UserError
 
@@ -43,6 +43,7 @@ STOPPED = "stopped; run the same command again to go on"
 COMMANDS: tuple[Callable[..., Any], ...] = (
     stages.run,
     stages.prepare,
+    files.export,
     stages.train,
     stages.retrieve,
     stages.generate,
