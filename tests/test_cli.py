@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -98,7 +99,7 @@ def test_malformed_card_names_file_and_field(refused: Callable[..., str], tmp_pa
         "[inference]\ndepth = 0\n"
     )
     line = refused("run", "--task", "qrecc", "--system", card)
-    assert "field inference.depth" in line
+    assert "field inference.depth: is 0; it has to be more than 0" in line
     assert str(card) in line
     card.write_text("name = mine\n")
     line = refused("show", "system", card)
@@ -317,14 +318,40 @@ def test_tables_for_people(command: Run) -> None:
     assert err == "next: uniconv-bench show system NAME\n"
 
 
-def test_show_system_gives_every_choice_its_source(command: Run) -> None:
+def test_show_system_gives_every_choice_its_source(command: Run, tmp_path: Path) -> None:
     code, out, _ = command("show", "system", "uniconv")
     assert code == 0
     assert "temperature" in out
-    assert "peer:" in out
+    assert re.search(r"session_tokens +1024 +peer:ChatRetriever", out)
+    changed = 'extends = "uniconv"\nname = "w"\ntitle = "W"\ndescription = "d"\n'
+    changed += "adapters.joint.temperature = 0.05\ninference.depth = 50\n"
+    (tmp_path / "w.toml").write_text(changed)
+    out = command("show", "system", tmp_path / "w.toml")[1]
+    assert re.search(r" temperature +0.05 +this card", out)
+    assert re.search(r" depth +50 +this card", out)
+    assert re.search(r" checkpoint_steps +50 +default", out)
+    assert re.search(r" cii_temperature +0.01 +ours", out)
     card = json.loads(command("show", "system", "uniconv-no-cii", "--json")[1])
     assert card["adapters"]["joint"]["losses"]["cii"] == 0.0
     assert card["path"].endswith("uniconv-no-cii.toml")
+
+
+def test_show_task_needs_the_card_alone(
+    command: Run, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    card = tmp_path / "mine.toml"
+    card.write_bytes(
+        b"\xef\xbb\xbf"  # as some editors begin a file
+        b'name = "mine"\ntitle = "Mine"\nversion = 1\ndescription = "d"\nhomepage = "h"\n'
+        b'licence = "l"\ncitation = "c"\nmetrics = ["f1"]\nretrieval_setting = "r"\n'
+    )
+    code, out, err = command("show", "task", card)
+    assert code == 0
+    assert "Mine (mine, version 1)" in out
+    assert err.startswith("no module beside the card (")
+    assert json.loads(command("show", "task", card, "--json")[1])["counts"] == {}
+    line = refused("prepare", "--task", card, "--data-dir", tmp_path, "--profile", "mini")
+    assert "no module beside the card" in line and "mine.py" in line
 
 
 def test_show_task(command: Run) -> None:
@@ -360,7 +387,10 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dict
                 return tmp_path / stage
             score = SimpleNamespace(
                 metric="f1",
-                model_dump=lambda: {"mean": 0.25, "ci95": (0.2, 0.3), "n": 12, "stage": "x"},
+                model_dump=lambda: {
+                    **{"mean": 0.25, "ci95": (0.2, 0.3), "n": 12, "stage": "x"},
+                    "conversations": 4,
+                },
             )
             task = SimpleNamespace(name=args[0], profile=args[2])
             system = SimpleNamespace(name=args[1], title=args[1].upper())
@@ -374,6 +404,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dict
         monkeypatch.setattr(evaluate, stage, fake(stage))
     seconds = {"train": 0.0, "retrieve": 20.0, "generate": 300.0}
     monkeypatch.setattr(estimate, "estimate", lambda *args, **kwargs: seconds)
+    whole = estimate.Plan(9000.0, ("joint of a", "joint of b"), ("about 14 GB of memory with x",))
+    monkeypatch.setattr(estimate, "plan", lambda *args, **kwargs: whole)
     return noted
 
 
@@ -417,9 +449,15 @@ def test_run_json(command: Run, calls: list[dict[str, Any]]) -> None:
         ("separate", "qrecc"),
         ("separate", "inscit"),
     ]
+    err = command(*arguments.split())[2]
+    assert err.splitlines()[:2] == [
+        "2 tasks x 2 systems: 4 pairs",
+        "in all about 2.5 h; adapters to be trained: joint of a, joint of b "
+        "(about 14 GB of memory with x)",
+    ]
     # What was trained anew is known to all that follow.
     assert calls[1]["retrain"] == set()
-    assert len({id(call["retrain"]) for call in calls[1:]}) == 1
+    assert len({id(call["retrain"]) for call in calls[1:5]}) == 1
 
 
 def test_all_names_everything(command: Run, calls: list[dict[str, Any]]) -> None:
@@ -456,6 +494,12 @@ def test_stages_one_by_one(command: Run, calls: list[dict[str, Any]], tmp_path: 
     assert rows == [{"name": "uniconv", "adapter": "joint", "folder": str(tmp_path / "joint")}]
     rows = json.loads(command("retrieve", "-t", "qrecc", "-s", "uniconv", "--json")[1])
     assert rows[0]["run"] == str(tmp_path / "retrieve")
+    assert rows == [{"task": "qrecc", "system": "uniconv", "run": str(tmp_path / "retrieve")}]
+    code, out, err = command("retrieve", "-t", "qrecc", "-t", "inscit", "-s", "uniconv")
+    assert out.splitlines() == [str(tmp_path / "retrieve")] * 2  # nothing else, and never folded
+    # What is announced is what will be done: no answers.
+    assert "retrieve uniconv on qrecc (sample); to do, about: retrieve 20 s\n" in err
+    assert f"next: uniconv-bench score --task inscit --run {tmp_path / 'retrieve'}" in err
     out = command("generate", "-t", "qrecc", "-s", "uniconv", "--run", "mine.trec", "--json")[1]
     assert json.loads(out)[0]["answers"] == str(tmp_path / "generate")
     assert calls[-1]["run"] == Path("mine.trec")
@@ -496,7 +540,14 @@ def test_score_bare_run(command: Run, tmp_path: Path) -> None:
     out = command("score", "--qrels", qrels, "--run", run, "-m", "mrr", "--json")[1]
     assert list(json.loads(out)["scores"]) == ["mrr"]
     assert json.loads(out)["scores"]["mrr"]["mean"] == pytest.approx(0.75)
-    assert "0.750" in command("score", "--qrels", qrels, "--run", run)[1]
+    out = command("score", "--qrels", qrels, "--run", run)[1]
+    # Two turns of one conversation: a mean, and no interval.
+    assert re.search(r"mrr +0.750 +- +2 +1 ", out)
+    for path in (run, qrels):
+        path.write_text(path.read_text().replace("a_1", "q1").replace("a_2", "q2"))
+    out = command("score", "--qrels", qrels, "--run", run)[1]
+    assert re.search(r"mrr +0.750 +0.500 to 1.000 +2 +2 ", out)
+    assert "bootstrap over turns, each a conversation of its own" in out
 
 
 def test_score_refuses_files_of_another_task(
@@ -580,10 +631,27 @@ def test_table(command: Run, results: Path) -> None:
     ]
 
 
+def test_table_takes_cards_and_says_what_it_leaves_out(
+    command: Run, refused: Callable[..., str], results: Path, tmp_path: Path
+) -> None:
+    card = tmp_path / "card.toml"
+    card.write_text('name = "qrecc"\ntitle = "T"\ndescription = "d"\n')
+    code, out, err = command("table", "--results", results, "-t", card, "-m", "f1", "-m", "ndcg@7")
+    assert code == 0
+    assert out.startswith("| System | qrecc F1 |\n")
+    assert err.splitlines() == [
+        "no record has ndcg@7: it is left out",
+        "next: uniconv-bench leaderboard build",
+    ]
+    line = refused("table", "--results", results, "-m", "f1", "-m", "ndgc@3")
+    assert "unknown metric 'ndgc@3'" in line
+
+
 def test_table_to_a_file(command: Run, refused: Callable[..., str], results: Path) -> None:
     output = results / "table.tex"
     code, out, err = command("table", "--results", results, "--format", "latex", "--output", output)
-    assert (code, out, err) == (0, "", f"table: {output}\n")
+    assert (code, out) == (0, "")
+    assert err == f"table: {output}\nnext: uniconv-bench leaderboard build\n"
     assert r"\toprule" in output.read_text()
     assert "no record of 'separate'" in refused("table", "--results", results, "-s", "separate")
     record = results / "sample" / "uniconv" / "qrecc.json"

@@ -4,18 +4,69 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from uniconv_bench.assembly import Setup
 from uniconv_bench.cards import Profile
 from uniconv_bench.evaluate import Evaluation
+from uniconv_bench.files import digest_of
+from uniconv_bench.progress import Silent
 from uniconv_bench.recording import RUN
 from uniconv_bench.system import Progress
+from uniconv_bench.task import load_task
 from uniconv_bench.uniconv.backbone import Backbone
 
 PASSAGE_TOKENS, SESSION_TOKENS = 75, 110
 """Typical lengths, for estimates of time alone."""
+TRAINING_MEMORY = {"smollm2-135m": "about 14 GB of memory"}
+"""Backbone -> what training an adapter of it was seen to take."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What several tasks and systems take together.
+
+    Attributes:
+        seconds: of all stages; an adapter that several systems share is trained once.
+        adapters: `<adapter> of <system>`, to be trained.
+        memory: what training takes, where it is known.
+    """
+
+    seconds: float
+    adapters: tuple[str, ...]
+    memory: tuple[str, ...]
+
+
+def plan(
+    pairs: Sequence[tuple[str, str]],
+    profile: Profile,
+    limit: int | None,
+    *,
+    retrain: Collection[str] | None = None,
+    progress: Progress,
+) -> Plan:
+    """The time still to be spent on (task, system) pairs, and the adapters to be trained."""
+    tasks = {name: load_task(name, profile, progress=progress) for name, _ in pairs}
+    seconds, trained, named, memory = 0.0, set(), [], []
+    for system in dict.fromkeys(system for _, system in pairs):
+        setup = Setup.of(system, profile, Silent())
+        missing = setup.to_train(retrain)
+        for name in missing:
+            identity = digest_of(setup.identity(name))
+            if identity not in trained:
+                trained.add(identity)
+                named.append(f"{name} of {setup.card.name}")
+                seconds += _training_seconds(setup, [name])
+                backbone = setup.backbone.name if setup.backbone else ""
+                if backbone in TRAINING_MEMORY:
+                    memory.append(f"{TRAINING_MEMORY[backbone]} with {backbone}")
+        for task in (task for task, other in pairs if other == system):
+            evaluation = Evaluation(setup, tasks[task], limit, Silent(), None)
+            todo = _todo(evaluation, missing)
+            seconds += sum(s for stage, s in todo.items() if stage != "train")
+    return Plan(seconds, tuple(named), tuple(dict.fromkeys(memory)))
 
 
 def estimate(
@@ -38,13 +89,16 @@ def estimate(
         progress: told of the preparation of data, without which nothing can be said.
     """
     evaluation = Evaluation.of(task, system, profile, limit, progress, data_dir)
+    return _todo(evaluation, evaluation.setup.to_train(retrain))
+
+
+def _todo(evaluation: Evaluation, missing: Sequence[str]) -> dict[str, float]:
+    """As `estimate`, with the adapters that are to be trained."""
     setup, counts = evaluation.setup, evaluation.task.counts
     turns = len(evaluation.turns)
-    reading, training = _rates(setup.backbone)
-    missing = setup.to_train(retrain)
+    reading, _ = _rates(setup.backbone)
     todo = dict.fromkeys(("train", "retrieve", "generate", "score"), 0.0)
-    for name in missing:
-        todo["train"] += _training_tokens(setup, name) / training
+    todo["train"] = _training_seconds(setup, missing)
     passages = counts["passages"] * PASSAGE_TOKENS
     per_turn = SESSION_TOKENS + setup.card.inference.top_k * PASSAGE_TOKENS
     writing = 5 * evaluation.task.card.answer_tokens  # batched, one token costs about five read
@@ -57,12 +111,18 @@ def estimate(
         full["retrieve"] = 1.0
     if missing:
         return todo | full
-    setup.fit()
+    if not setup.adapters:
+        setup.fit()
     done = evaluation.retrieval[0]
     if not done.exists():
         return todo | full
     answered = evaluation.answering(done / RUN)[0]
     return todo if answered.exists() else todo | {k: full[k] for k in ("generate", "score")}
+
+
+def _training_seconds(setup: Setup, names: Sequence[str]) -> float:
+    _, training = _rates(setup.backbone)
+    return sum(_training_tokens(setup, name) for name in names) / training
 
 
 def _training_tokens(setup: Setup, name: str) -> float:

@@ -82,8 +82,14 @@ def score(
     scores = {name: asdict(metrics.summarise(values)) for name, values in per_turn.items()}
     if as_json:
         print_json({"scores": scores})
-    else:
-        display.show_scores(scores, "Scores")
+        return
+    display.show_scores(scores, "Scores")
+    if task is None:
+        next_step("uniconv-bench list metrics")
+        return
+    files = [f"--run {task}={run_file}"] if run_file else []
+    files += [f"--answers {task}={answers_file}"] if answers_file else []
+    next_step(f"uniconv-bench submit pack CARD {' '.join(files)}")
 
 
 def table(
@@ -100,12 +106,15 @@ def table(
 ) -> None:
     """Result records as one table: systems by tasks and metrics, with intervals."""
     from uniconv_bench import tables
+    from uniconv_bench.definitions import parse_metric
     from uniconv_bench.files import atomic_write
     from uniconv_bench.records import read_records
 
     records = read_records(results / profile)
+    task = [registry.name_of("task", name) for name in task or ()]
+    system = [registry.name_of("system", name) for name in system or ()]
     for chosen, name_of in ((task, _task_of), (system, _system_of)):
-        for name in chosen or ():
+        for name in chosen:
             if name not in {name_of(record) for record in records}:
                 mend = f"uniconv-bench list {'tasks' if chosen is task else 'systems'}; then run it"
                 raise UserError(f"no record of {name!r}", where=results / profile, mend=mend)
@@ -116,6 +125,10 @@ def table(
     measured = {record.task.name for record in records}
     reported = {name: registry.task_card(name)[0].reported for name in sorted(measured & shipped)}
     columns = tuple(metric or tables.METRICS)
+    absent = set(columns) - {score.metric for record in records for score in record.scores}
+    for name in columns if metric else ():
+        if name in absent:
+            note(f"no record has {parse_metric(name).name}: it is left out")
     text = tables.table(records, reported, format=format, metrics=columns)
     if as_json:
         text = json.dumps(
@@ -129,10 +142,12 @@ def table(
         )
     if output is None:
         typer.echo(text.rstrip("\n"))
-        return
-    with atomic_write(output) as stream:
-        stream.write(text)
-    note(f"table: {output}")
+    else:
+        with atomic_write(output) as stream:
+            stream.write(text)
+        note(f"table: {output}")
+    if not as_json:
+        next_step("uniconv-bench leaderboard build")
 
 
 def submit_pack(
@@ -211,8 +226,8 @@ def leaderboard_build(
     if as_json:
         print_json([{"name": page.stem, "page": str(page)} for page in pages])
     else:
-        for page in pages:
-            typer.echo(page)
+        typer.echo("\n".join(map(str, pages)))
+        next_step("uniconv-bench submit pack --help")
     if built.refused:
         raise typer.Exit(1)
 
@@ -282,7 +297,8 @@ def _files_of(system: str, card: Path, results: Path) -> dict[str, dict[str, Pat
 
 def _outputs(record: ResultRecord) -> dict[str, Path]:
     """The `run` and `answers` of a record that are still in the cache."""
-    from uniconv_bench.evaluate import ANSWERS, RUN, outputs
+    from uniconv_bench.evaluate import outputs
+    from uniconv_bench.recording import ANSWERS, RUN
 
     kinds = {RUN: "run", ANSWERS: "answers"}
     return {kinds[name]: path for name, path in outputs(record).items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -127,24 +128,53 @@ def announce(
     profile: Profile,
     limit: int | None,
     *,
-    only: str | None = None,
+    stages: Collection[str] = ("train", "retrieve", "generate", "score"),
     data_dir: Path | None = None,
     retrain: Collection[str] | None = None,
 ) -> None:
     """Says what is about to be done and how long it may take on this machine."""
     from uniconv_bench.estimate import estimate
-    from uniconv_bench.progress import Silent
+    from uniconv_bench.progress import Silent, duration
 
     told = Silent() if data_dir is None else progress()  # reading official files takes long
     seconds = estimate(
         task, system, profile, limit, data_dir=data_dir, retrain=retrain, progress=told
     )
-    parts = [f"{name} {_duration(s)}" for name, s in seconds.items() if s and only in (None, name)]
+    parts = [f"{name} {duration(s)}" for name, s in seconds.items() if s and name in stages]
     cost = ", ".join(parts) or "all cached"
     note(f"{stage} {system} on {task} ({profile}); to do, about: {cost}")
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def announce_all(
+    pairs: Sequence[tuple[str, str]],
+    profile: Profile,
+    limit: int | None,
+    retrain: Collection[str] | None,
+) -> None:
+    """Says what several pairs take together, before the first of them begins."""
+    from uniconv_bench.estimate import plan
+    from uniconv_bench.progress import duration
+
+    whole = plan(pairs, profile, limit, retrain=retrain, progress=progress())
+    if not whole.seconds:
+        note("in all: nothing to do, all cached")
+        return
+    training = f"; adapters to be trained: {', '.join(whole.adapters)}" if whole.adapters else ""
+    memory = f" ({'; '.join(whole.memory)})" if whole.memory else ""
+    note(f"in all about {duration(whole.seconds)}{training}{memory}")
+
+
+def print_paths(rows: Sequence[Mapping[str, Any]], key: str, as_json: bool, then: str) -> None:
+    """Equal rows as JSON, or the path in each, bare and whole: a table would fold it."""
+    if as_json:
+        print_json(list(rows))
+        return
+    for row in rows:
+        typer.echo(row[key])
+    next_step(then)
+
+
+def command_of(*words: str | Path, profile: Profile = "sample") -> str:
+    """A command line that can be pasted."""
+    line = shlex.join(["uniconv-bench", *map(str, words)])
+    return line if profile == "sample" else f"{line} --profile {profile}"

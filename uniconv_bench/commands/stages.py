@@ -20,13 +20,15 @@ from uniconv_bench.commands.shared import (
     SystemOption,
     TaskOption,
     announce,
+    announce_all,
+    command_of,
     expanded,
     next_step,
     note,
     one_task_for,
     pairs_of,
     print_json,
-    print_rows,
+    print_paths,
     progress,
     tasks_of,
 )
@@ -141,10 +143,10 @@ def train(
         card, _ = registry.system_card(name)
         tasks = [t for training in card.adapters.values() for t in training.tasks]
         if tasks:
-            announce("train", tasks[0], name, profile, None, only="train", retrain=trained)
+            announce("train", tasks[0], name, profile, None, stages=("train",), retrain=trained)
         found = evaluate.train(name, profile, retrain=trained, progress=progress())
         rows += [{"name": name, "adapter": a, "folder": str(f)} for a, f in found.items()]
-    print_rows(rows, "Adapters", as_json, f"uniconv-bench run --task all --system {system[0]}")
+    print_paths(rows, "folder", as_json, f"uniconv-bench run --task all --system {system[0]}")
 
 
 def retrieve(
@@ -159,10 +161,12 @@ def retrieve(
 
     rows = []
     for one, other in pairs_of(task, system, profile, limit):
-        announce("retrieve", one, other, profile, limit)
+        announce("retrieve", one, other, profile, limit, stages=("train", "retrieve"))
         path = evaluate.retrieve(one, other, profile, limit=limit, progress=progress())
-        rows.append({"name": f"{other} on {one}", "task": one, "system": other, "run": str(path)})
-    print_rows(rows, "Runs", as_json, f"uniconv-bench score --task {one} --run {rows[-1]['run']}")
+        rows.append({"task": one, "system": other, "run": str(path)})
+    print_paths(
+        rows, "run", as_json, command_of("score", "--task", one, "--run", path, profile=profile)
+    )
 
 
 def generate(
@@ -181,16 +185,16 @@ def generate(
     pairs = pairs_of(task, system, profile, limit)
     if run_file is not None and len({one for one, _ in pairs}) > 1:
         raise UserError("--run holds the passages of one task", mend="name one --task")
+    stages = ("train", "generate") if run_file else ("train", "retrieve", "generate")
     rows = []
     for one, other in pairs:
-        announce("generate", one, other, profile, limit)
+        announce("generate", one, other, profile, limit, stages=stages)
         path = evaluate.generate(
             one, other, profile, limit=limit, run=run_file, progress=progress()
         )
-        row = {"name": f"{other} on {one}", "task": one, "system": other, "answers": str(path)}
-        rows.append(row)
-    command = f"uniconv-bench score --task {one} --answers {rows[-1]['answers']}"
-    print_rows(rows, "Answers", as_json, command)
+        rows.append({"task": one, "system": other, "answers": str(path)})
+    command = command_of("score", "--task", one, "--answers", path, profile=profile)
+    print_paths(rows, "answers", as_json, command)
 
 
 def run(
@@ -210,6 +214,8 @@ def run(
     one_task_for(data_dir, sorted({one for one, _ in pairs}), profile)
     records: list[ResultRecord] = []
     trained: set[str] | None = set() if retrain else None
+    if len(pairs) > 1:
+        announce_all(pairs, profile, limit, trained)
     for one, other in pairs:
         announce("run", one, other, profile, limit, data_dir=data_dir, retrain=trained)
         record, path = evaluate.run(
