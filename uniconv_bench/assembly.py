@@ -30,6 +30,9 @@ PARTS = {
     "none": "uniconv_bench.baselines.bounds:Bound",
 }
 """Kinds of retriever and generator that cards can name -> the class behind each."""
+GIVEN = "uniconv_bench.baselines.given:Given"
+BOUNDS = ("gold", "none")
+"""Retrievers that mean the same on every task: an upper and a lower bound."""
 
 
 @dataclass
@@ -126,11 +129,18 @@ class Setup:
                 )
         return folder
 
+    def is_given(self, task: Task) -> bool:
+        """Whether this system answers from what a task gives, in place of what it retrieves."""
+        return task.card.evidence == "given" and self.card.retriever.kind not in BOUNDS
+
     def part(self, which: str, task: Task) -> Any:
         """The card's `retriever` or `generator`, built for a task."""
         table = getattr(self.card, which)
         custom = isinstance(table, CustomPart)
-        target = resolve(table.kind if custom else PARTS[table.kind], self.path.parent)
+        name = table.kind if custom else PARTS[table.kind]
+        if which == "retriever" and self.is_given(task):
+            name = GIVEN
+        target = resolve(name, self.path.parent)
         backbone = self.card.backbone.get(self.profile, "")
         context = Context(task.card, backbone, self.card.inference, self.adapters)
         return built(target, table.settings if custom else table, context)

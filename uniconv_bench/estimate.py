@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from uniconv_bench.assembly import Setup
+from uniconv_bench.assembly import BOUNDS, Setup
 from uniconv_bench.cards import Profile
 from uniconv_bench.evaluate import Evaluation
 from uniconv_bench.files import digest_of
@@ -100,14 +100,14 @@ def _todo(evaluation: Evaluation, missing: Sequence[str]) -> dict[str, float]:
     todo = dict.fromkeys(("train", "retrieve", "generate", "score"), 0.0)
     todo["train"] = _training_seconds(setup, missing)
     passages = counts["passages"] * PASSAGE_TOKENS
-    per_turn = SESSION_TOKENS + setup.card.inference.top_k * PASSAGE_TOKENS
+    per_turn = SESSION_TOKENS + evaluation.top_k * PASSAGE_TOKENS
     writing = 5 * evaluation.task.card.answer_tokens  # batched, one token costs about five read
     full = {
         "retrieve": (passages + turns * SESSION_TOKENS) / reading,
         "generate": turns * (per_turn + writing) / reading,
         "score": 15.0,
     }
-    if setup.card.retriever.kind in ("bm25", "gold", "none"):
+    if setup.card.retriever.kind in ("bm25", *BOUNDS) or setup.is_given(evaluation.task):
         full["retrieve"] = 1.0
     if missing:
         return todo | full

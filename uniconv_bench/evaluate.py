@@ -95,6 +95,23 @@ class Evaluation:
         return part
 
     @cached_property
+    def _given(self) -> int | None:
+        """Most passages that the task gives with a turn; None: the system answers from its own."""
+        if not self.setup.is_given(self.task):
+            return None
+        return max(len(turn.given) for turn in self.turns)
+
+    @property
+    def depth(self) -> int:
+        """Most passages a turn in the run: the card's number, or all that the task gives."""
+        return self.setup.card.inference.depth if self._given is None else self._given
+
+    @property
+    def top_k(self) -> int:
+        """Most passages of a turn's ranking that the generator reads; likewise."""
+        return self.setup.card.inference.top_k if self._given is None else self._given
+
+    @cached_property
     def _where(self) -> dict[str, Any]:
         return {
             "task": self.task.card.name,
@@ -108,7 +125,7 @@ class Evaluation:
         """Folder and fingerprint of the ranking."""
         fingerprint = {
             **self._where,
-            "depth": self.setup.card.inference.depth,
+            "depth": self.depth,
             "part": fingerprint_of(self.retriever),
             "code": [digest_of_file(source_of(self.retriever)), digest_of_code("runs")],
         }
@@ -119,7 +136,7 @@ class Evaluation:
         fingerprint = {
             **self._where,
             "run": digest_of_file(run_file),
-            "top_k": self.setup.card.inference.top_k,
+            "top_k": self.top_k,
             "part": fingerprint_of(self.generator),
             "code": digest_of_file(source_of(self.generator)),
         }
@@ -130,9 +147,10 @@ class Evaluation:
         folder, fingerprint = self.retrieval
         with self._stage("retrieval", folder, fingerprint) as working:
             if working:
-                depth = self.setup.card.inference.depth
-                run = rankings(self.retriever, self.turns, self.task.corpus, depth, self.progress)
-                self._check(run, depth)
+                run = rankings(
+                    self.retriever, self.turns, self.task.corpus, self.depth, self.progress
+                )
+                self._check(run)
                 if self.retrieves:
                     self._tell_missing("passages", run)
                 runs.write_run(working / RUN, run.items(), self.setup.card.name)
@@ -158,10 +176,10 @@ class Evaluation:
             name, count = self.setup.card.name, f"{len(lacking)} of {len(self.turns)}"
             self.progress.note(f"{name} has no {what} for {count} turns, which score 0 if judged")
 
-    def _check(self, run: runs.Run, depth: int) -> None:
+    def _check(self, run: runs.Run) -> None:
         """Refuses a run with unknown turns or passages: a retriever's fault, never a score."""
         known = [turn.turn_id for turn in self.turns]
-        faults = runs.check_run(run, known, self.task.corpus.ids, depth=depth)
+        faults = runs.check_run(run, known, self.task.corpus.ids, depth=self.depth)
         if faults:
             raise UserError(f"{self.setup.card.name} made an impossible run: {faults[0]}")
 
@@ -171,9 +189,8 @@ class Evaluation:
         with self._stage("answers", folder, fingerprint) as working:
             if working:
                 run = runs.read_run(run_file)
-                top_k = self.setup.card.inference.top_k
                 evidence = {
-                    turn.turn_id: self._passages(run.get(turn.turn_id, [])[:top_k], run_file)
+                    turn.turn_id: self._passages(run.get(turn.turn_id, [])[: self.top_k], run_file)
                     for turn in self.turns
                 }
                 self._answer(working, evidence)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,16 @@ class Task:
         return ArrowCorpus(self.folder / PASSAGES, counts["passages"], counts["corpus"])
 
     def turns(self, split: str | None = None) -> list[Turn]:
-        """Turns of a split (None: the test split), in file order."""
+        """Turns of a split (None: the test split), in file order.
+
+        On a task of given evidence, a turn that names none is given its gold passages: FaithDial's
+        knowledge is both.
+        """
         path = self.folder / turns_file(split or self.test_split)
-        return [Turn.from_json(row) for _, row in read_jsonl(path)]
+        turns = [Turn.from_json(row) for _, row in read_jsonl(path)]
+        if self.card.evidence == "given":
+            return [replace(turn, given=turn.given or turn.gold) for turn in turns]
+        return turns
 
     def qrels(self, split: str | None = None) -> dict[str, dict[str, int]]:
         """turn_id -> {passage_id: 1} of the turns that have relevant passages."""
