@@ -101,10 +101,11 @@ def _todo(evaluation: Evaluation, missing: Sequence[str]) -> dict[str, float]:
     todo["train"] = _training_seconds(setup, missing)
     passages = counts["passages"] * PASSAGE_TOKENS
     per_turn = SESSION_TOKENS + evaluation.top_k * PASSAGE_TOKENS
+    answers = bool(evaluation.metrics_of("generation"))
     writing = 5 * evaluation.task.card.answer_tokens  # batched, one token costs about five read
     full = {
         "retrieve": (passages + turns * SESSION_TOKENS) / reading,
-        "generate": turns * (per_turn + writing) / reading,
+        "generate": turns * (per_turn + writing) / reading if answers else 0.0,
         "score": 15.0,
     }
     if setup.card.retriever.kind in ("bm25", *BOUNDS) or setup.is_given(evaluation.task):
@@ -116,8 +117,9 @@ def _todo(evaluation: Evaluation, missing: Sequence[str]) -> dict[str, float]:
     done = evaluation.retrieval[0]
     if not done.exists():
         return todo | full
-    answered = evaluation.answering(done / RUN)[0]
-    return todo if answered.exists() else todo | {k: full[k] for k in ("generate", "score")}
+    if not answers or evaluation.answering(done / RUN)[0].exists():
+        return todo
+    return todo | {k: full[k] for k in ("generate", "score")}
 
 
 def _training_seconds(setup: Setup, names: Sequence[str]) -> float:

@@ -70,6 +70,11 @@ class Evaluation:
         setup = Setup.of(system, profile, progress)
         loaded = load_task(task, profile, data_dir, progress=progress)
         setup.tasks[loaded.card.name] = loaded
+        if setup.card.retriever.kind == "gold" and not loaded.qrels():
+            what = (
+                f"{loaded.card.name} names no relevant passages, which {setup.card.name} hands over"
+            )
+            raise UserError(what, mend="choose another system")
         return Evaluation(setup, loaded, limit, progress, records.energy_joules())
 
     @cached_property
@@ -233,13 +238,17 @@ class Evaluation:
         self._tell_missing("answer", done)
         so_far.unlink()
 
-    def score(self, run_file: Path, answers_file: Path) -> Path:
+    def metrics_of(self, stage: metrics.Stage) -> list[str]:
+        """The card's metrics of one stage."""
+        return [n for n in self.task.card.metrics if metrics.parse_metric(n).stage == stage]
+
+    def score(self, run_file: Path, answers_file: Path | None) -> Path:
         """The folder with `scores.jsonl` (a line a turn) and `summary.json` (means, intervals)."""
         names = self.task.card.metrics
         fingerprint = {
             **self._where,
             "run": digest_of_file(run_file),
-            "answers": digest_of_file(answers_file),
+            "answers": digest_of_file(answers_file) if answers_file else None,
             "metrics": list(names),
             "retrieves": self.retrieves,
             "code": digest_of_code("definitions", "metrics", "runs", "evaluate"),
@@ -251,19 +260,17 @@ class Evaluation:
                 self._score(working, run_file, answers_file)
         return folder
 
-    def _score(self, working: Path, run_file: Path, answers_file: Path) -> None:
+    def _score(self, working: Path, run_file: Path, answers_file: Path | None) -> None:
         kept = {turn.turn_id for turn in self.turns}
         qrels = {t: q for t, q in self.task.qrels().items() if t in kept}
         references = {t: r for t, r in self.task.references().items() if t in kept}
-        texts = {t: a.text for t, a in runs.read_answers(answers_file).items()}
-        names = self.task.card.metrics
         by_metric: dict[str, dict[str, float]] = {}
-        retrieval = [n for n in names if metrics.parse_metric(n).stage == "retrieval"]
-        generation = [n for n in names if metrics.parse_metric(n).stage == "generation"]
+        retrieval, generation = self.metrics_of("retrieval"), self.metrics_of("generation")
         run = runs.read_run(run_file)
         if qrels and retrieval and self.retrieves:
             by_metric |= metrics.score_run(qrels, run, retrieval)
-        if references and generation:
+        if references and generation and answers_file:
+            texts = {t: a.text for t, a in runs.read_answers(answers_file).items()}
             by_metric |= metrics.score_answers(references, texts, generation)
         rows = [
             {"turn_id": t.turn_id}
@@ -329,6 +336,8 @@ def run(
 ) -> tuple[ResultRecord, Path]:
     """All stages in order, each from cache if it is there; the record and where it is.
 
+    Where a task's metrics judge no answers, none are written.
+
     Args:
         limit: take the first turns only; such a record stays in the cache.
         data_dir: folder of the task's raw files; None: what is prepared, or shipped.
@@ -337,10 +346,12 @@ def run(
     """
     evaluation = Evaluation.of(task, system, profile, limit, progress, data_dir)
     evaluation.setup.fit(retrain=retrain)
-    retrieval = evaluation.retrieve()
-    answers = evaluation.generate(retrieval / RUN)
-    scores = evaluation.score(retrieval / RUN, answers / ANSWERS)
-    folders = {"retrieval": retrieval, "answers": answers, "scores": scores}
+    folders = {"retrieval": evaluation.retrieve()}
+    run_file, answers_file = folders["retrieval"] / RUN, None
+    if evaluation.metrics_of("generation"):
+        folders["answers"] = evaluation.generate(run_file)
+        answers_file = folders["answers"] / ANSWERS
+    folders["scores"] = evaluation.score(run_file, answers_file)
     fingerprint = {
         **{stage: folder.name for stage, folder in folders.items()},
         "card": evaluation.setup.card.digest(),

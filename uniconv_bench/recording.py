@@ -22,10 +22,12 @@ SUMMARY, RECORD = "summary.json", "record.json"
 
 
 def recorded(evaluation: Evaluation, folders: Mapping[str, Path]) -> ResultRecord:
-    """The record of finished stages: `retrieval`, `answers` and `scores` -> folder."""
+    """The record of finished stages: `retrieval`, `answers` if any, `scores` -> folder."""
     card, task = evaluation.setup.card, evaluation.task
-    run_file, answers_file = folders["retrieval"] / RUN, folders["answers"] / ANSWERS
-    run, answers = runs.read_run(run_file), runs.read_answers(answers_file)
+    run_file = folders["retrieval"] / RUN
+    answers_file = folders["answers"] / ANSWERS if "answers" in folders else None
+    run = runs.read_run(run_file)
+    answers = runs.read_answers(answers_file) if answers_file else {}
     kept = {turn.turn_id for turn in evaluation.turns}
     qrels = [turn_id for turn_id in task.qrels() if turn_id in kept]
     references = [turn_id for turn_id in task.references() if turn_id in kept]
@@ -73,7 +75,7 @@ def recorded(evaluation: Evaluation, folders: Mapping[str, Path]) -> ResultRecor
         limit=evaluation.limit,
         digests=records.Digests(
             run=digest_of_file(run_file) if evaluation.retrieves else None,
-            answers=digest_of_file(answers_file),
+            answers=digest_of_file(answers_file) if answers_file else None,
             scores=digest_of_file(folders["scores"] / SCORES),
         ),
         provenance=made.model_copy(update={"peak_memory_bytes": peak}),
