@@ -20,6 +20,7 @@ from uniconv_bench.assembly import Setup
 from uniconv_bench.cards import Profile
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.costs import counted
+from uniconv_bench.definitions import Stage
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import (
     cache_dir,
@@ -238,7 +239,7 @@ class Evaluation:
         self._tell_missing("answer", done)
         so_far.unlink()
 
-    def metrics_of(self, stage: metrics.Stage) -> list[str]:
+    def metrics_of(self, stage: Stage) -> list[str]:
         """The card's metrics of one stage."""
         return [n for n in self.task.card.metrics if metrics.parse_metric(n).stage == stage]
 

@@ -76,7 +76,7 @@ def prepare(
     """
     if allow_absent and profile != "mini":
         raise UserError("--allow-absent is for --profile mini", mend="leave it out")
-    raw = data_dir if data_dir is not None else _shipped(card_path, card.name, profile)
+    raw = data_dir if data_dir is not None else own_data(card, card_path, profile)
     if raw is None:
         return _latest(card, card_path, profile, progress)
     fingerprint = {**_identity(card, card_path, profile), "raw": _digests(raw)}
@@ -121,21 +121,35 @@ def is_prepared(
     card: TaskCard, card_path: Path, profile: Profile, data_dir: Path | None = None
 ) -> bool:
     """Whether `prepare` would find its work done. Does not check the files' digests."""
-    raw = data_dir if data_dir is not None else _shipped(card_path, card.name, profile)
+    raw = data_dir if data_dir is not None else own_data(card, card_path, profile)
     if raw is None:
         return any(True for _ in _prepared(card, card_path, profile))
     fingerprint = {**_identity(card, card_path, profile), "raw": _digests(raw)}
     return folder_of(STAGE, f"{card.name}-{profile}", fingerprint).exists()
 
 
-def _shipped(card_path: Path, name: str, profile: Profile) -> Path | None:
+def own_data(card: TaskCard, card_path: Path, profile: Profile) -> Path | None:
+    """The raw files that a task brings with it: a sample, or an ad-hoc task's folder; or None.
+
+    Raises:
+        UserError: the sample is asked for, and neither the task nor that of its reader ships one.
+    """
+    if card_path.is_dir():
+        return card_path
     if profile != "sample":
         return None
-    folder = card_path.parent / "sample" / name
-    if not folder.is_dir():
+    folder = sample_of(card, card_path)
+    if folder is None:
         mend = "choose --profile mini or full, with --data-dir FOLDER of its official files"
-        raise UserError(f"task {name!r} ships no sample", where=folder, mend=mend)
+        raise UserError(f"task {card.name!r} ships no sample", where=card_path, mend=mend)
     return folder
+
+
+def sample_of(card: TaskCard, card_path: Path) -> Path | None:
+    """The sample that a task ships, or else that of the task whose module reads its files."""
+    source = task_source(card, card_path)
+    own, readers = card_path.parent / "sample" / card.name, source.parent / "sample" / source.stem
+    return next((folder for folder in (own, readers) if folder.is_dir()), None)
 
 
 def _identity(card: TaskCard, card_path: Path, profile: Profile) -> dict[str, Any]:
