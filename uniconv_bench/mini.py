@@ -127,7 +127,7 @@ class _Scan:
 
 
 def _gold(conversations: Sequence[Conversation]) -> set[str]:
-    return {p for conversation in conversations for turn in conversation for p in turn.gold}
+    return {p for c in conversations for turn in c for p in (*turn.gold, *turn.given)}
 
 
 def _without(

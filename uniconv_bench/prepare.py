@@ -251,16 +251,16 @@ def _read(
 
 def _write(data: _Data, raw: Path, folder: Path) -> None:
     splits: dict[str, dict[str, int]] = {}
-    wanted: dict[str, str] = {}
+    wanted: dict[str, tuple[str, str]] = {}
     for split, conversations in data.splits.items():
         place = f"{raw}, split {split}"
         splits[split] = _write_turns(conversations, split, place, folder, wanted)
     count, digest = store(data.passages, folder / PASSAGES, raw)
     ids = ArrowCorpus(folder / PASSAGES, count, digest).ids
-    absent = [(passage_id, where) for passage_id, where in wanted.items() if passage_id not in ids]
+    absent = [(passage_id, named) for passage_id, named in wanted.items() if passage_id not in ids]
     if absent:
-        passage_id, where = absent[0]
-        what = f"field gold names passage {passage_id!r}, which the corpus lacks"
+        passage_id, (name, where) = absent[0]
+        what = f"field {name} names passage {passage_id!r}, which the corpus lacks"
         mend = f"add the passage, or drop the judgement ({len(absent):,} such ids in all)"
         raise UserError(what, where=where, mend=mend)
     counts = {"passages": count, "corpus": digest, "splits": splits}
@@ -299,9 +299,9 @@ def _write_turns(
     split: str,
     place: str,
     folder: Path,
-    wanted: dict[str, str],
+    wanted: dict[str, tuple[str, str]],
 ) -> dict[str, int]:
-    """Writes turns and qrels of a split; `wanted` gathers gold ids and where each was named."""
+    """Writes turns and qrels of a split; `wanted` gathers ids, each with who named it and where."""
     count = {"conversations": 0, "turns": 0, "judged_retrieval": 0, "judged_generation": 0}
     with (
         (folder / turns_file(split)).open("w", encoding="utf-8") as turns,
@@ -314,10 +314,12 @@ def _write_turns(
                 count["judged_retrieval"] += bool(turn.gold)
                 count["judged_generation"] += bool(turn.references)
                 turns.write(_line(turn))
+                where = f"{place}, turn {turn.turn_id}"
+                for name, ids in (("gold", turn.gold), ("given", turn.given)):
+                    for passage_id in ids:
+                        check_id(passage_id, name, where)
+                        wanted.setdefault(passage_id, (name, where))
                 for passage_id in turn.gold:
-                    where = f"{place}, turn {turn.turn_id}"
-                    check_id(passage_id, "gold", where)
-                    wanted.setdefault(passage_id, where)
                     qrels.write(f"{turn.turn_id}\t0\t{passage_id}\t1\n")
     if not count["turns"]:
         raise UserError("no turns", where=place, mend="the file holds no conversation")
