@@ -142,7 +142,8 @@ class TaskCard(Card):
     answer_tokens: Positive = 48
     """Most tokens that a generated answer may have."""
     reader: str | None = None
-    """Name of the task whose module reads the raw files; none: the module beside this card."""
+    """Name of a module beside this card, or of a task, whose module then reads the raw files and
+    whose sample this task takes if it ships none; none: the module that is named as this card."""
     evidence: Literal["retrieved", "given"] = "retrieved"
     """Whether systems retrieve what they answer from, or every turn's passages are given."""
     retrieval_setting: str
