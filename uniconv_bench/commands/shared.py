@@ -95,7 +95,9 @@ def tasks_of(given: Sequence[str], profile: Profile) -> list[str]:
 
 
 def _has_sample(name: str) -> bool:
-    return (registry.task_card(name)[1].parent / "sample" / name).is_dir()
+    from uniconv_bench.prepare import sample_of
+
+    return sample_of(*registry.task_card(name)) is not None
 
 
 def pairs_of(
