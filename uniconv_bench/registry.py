@@ -25,6 +25,8 @@ Kind = Literal["task", "system"]
 GROUP = "uniconv_bench.plugins"
 OURS = "uniconv_bench."
 FOLDERS: dict[Kind, str] = {"task": "tasks", "system": "baselines"}
+AD_HOC = "beir"
+"""The module in `tasks/` that reads a task named by a folder of its data, and writes its card."""
 
 
 def task_names() -> list[str]:
@@ -48,10 +50,12 @@ def headings(kind: Kind) -> list[dict[str, str]]:
 
 
 def task_card(name_or_path: str) -> tuple[TaskCard, Path]:
-    """A task's card and where it stands."""
+    """A task's card and where it stands: its file, or the folder of data of an ad-hoc task."""
     from uniconv_bench.cards import TaskCard, parse_card
 
     path = _find("task", name_or_path)
+    if path.is_dir():
+        return parse_card(TaskCard, _ad_hoc(path), path), path
     card = parse_card(TaskCard, read_toml(path), path)
     _check_name("task", card.name, name_or_path, path)
     return card, path
@@ -72,12 +76,17 @@ def name_of(kind: Kind, name_or_path: str) -> str:
     if not _is_path(name_or_path):
         return name_or_path
     path = _find(kind, name_or_path)
+    if path.is_dir():
+        return path.name
     return _heading(read_toml(path), "name", path)
 
 
 def task_module(card: TaskCard, card_path: Path) -> ModuleType:
     """The reader of a task's raw files: the module beside its card, or that of its `reader`."""
-    source = task_source(card, card_path)
+    return _module(task_source(card, card_path))
+
+
+def _module(source: Path) -> ModuleType:
     for package, folder in _folders("task"):
         if folder == source.parent:
             with blamed(f"import of {source.name}", source, ours=package.startswith(OURS)):
@@ -87,7 +96,12 @@ def task_module(card: TaskCard, card_path: Path) -> ModuleType:
 
 def task_source(card: TaskCard, card_path: Path) -> Path:
     """Where the reader of a task's raw files stands; a UserError if it is not there."""
-    source = (_find("task", card.reader) if card.reader else card_path).with_suffix(".py")
+    if card_path.is_dir():
+        return _shipped_folder() / f"{AD_HOC}.py"
+    beside = card_path.parent / f"{card.reader or card_path.stem}.py"
+    source = beside
+    if card.reader and not beside.is_file():
+        source = _find("task", card.reader).with_suffix(".py")
     if not source.is_file():
         mend = "write it (CONTRIBUTING.md, Add a task), or name another task's as `reader`"
         raise UserError("no module beside the card", where=source, mend=mend)
@@ -134,8 +148,24 @@ def _find(kind: Kind, name_or_path: str) -> Path:
         return Path(name_or_path).expanduser().resolve()
     known = _cards(kind)
     if name_or_path not in known:
+        if kind == "task" and Path(name_or_path).is_dir():
+            return Path(name_or_path).resolve()
         raise unknown_name(kind, name_or_path, known)
     return known[name_or_path]
+
+
+def _ad_hoc(folder: Path) -> dict[str, Any]:
+    """The content of the card of a folder of data."""
+    content: dict[str, Any] = _module(_shipped_folder() / f"{AD_HOC}.py").card(folder)
+    if content["name"] in _cards("task"):
+        what = f"the folder has the name of the task {content['name']!r}"
+        raise UserError(what, where=folder, mend="rename it: records are kept by name")
+    return content
+
+
+def _shipped_folder() -> Path:
+    """The folder `tasks/` of this project."""
+    return _folders("task")[0][1]
 
 
 def _cards(kind: Kind) -> dict[str, Path]:
