@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
+from rich.box import ROUNDED, SIMPLE_HEAD
 from rich.console import Console
 from rich.padding import Padding
+from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
     from uniconv_bench.cards import Inference, SystemCard, TaskCard, Training
-    from uniconv_bench.conversation import Turn
+    from uniconv_bench.commands.example import Example
     from uniconv_bench.doctor import Check
     from uniconv_bench.records import ResultRecord
 
+WIDEST, UTTERANCES = 100, 4
+"""Columns of a task card, whose lines are read one by one; utterances of history that it shows."""
 STATES = {"ok": "green", "note": "yellow", "missing": "red"}
 
 
-def _console() -> Console:
+def _console(most: int | None = None) -> Console:
     # Texts come from cards and data: brackets in them are no markup. Without a terminal, 110
-    # columns keep most tables whole.
+    # columns keep most tables whole; COLUMNS says otherwise.
     console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console.width = 110
+    console.width = min(console.width, most or console.width)
     return console
 
 
@@ -98,42 +104,121 @@ def show_checks(checks: Iterable[Check]) -> None:
 
 
 def show_task(
-    card: TaskCard, counts: Mapping[str, Mapping[str, Any]], conversation: Sequence[Turn]
+    card: TaskCard, counts: Mapping[str, Mapping[str, Any]], example: Example | None
 ) -> None:
-    """A task card, what was counted in each prepared profile, and one conversation."""
-    console = _console()
-    console.print(Text(f"{card.title} ({card.name}, version {card.version})", style="bold"))
+    """A task card for people: what it is, where it is hard, how large, whose, and what to mind.
+
+    Args:
+        card: the task.
+        counts: profile -> what was counted when it was prepared.
+        example: a turn that shows what makes it hard; None: no data is prepared.
+    """
+    console = _console(WIDEST)
+    console.print(Text(f"{card.title}  ({card.name}, version {card.version})", style="bold cyan"))
     console.print(card.description)
-    facts = _facts()
-    facts.add_row("homepage", card.homepage)
-    facts.add_row("licence", card.licence)
-    facts.add_row("retrieval", card.retrieval_setting)
-    facts.add_row("test split", card.test_split)
-    facts.add_row("metrics", ", ".join(card.metrics))
-    facts.add_row("answers", f"at most {card.answer_tokens} tokens")
-    console.print(facts)
-    if card.traps:
-        console.print(Text("Traps", style="bold"))
-        for trap in card.traps:
-            console.print(Padding(f"- {trap}", (0, 0, 0, 2)))
-    if card.reported:
-        table = _table("system", "metric", "value", "source", right=("value",))
-        for r in card.reported:
-            unit = " %" if r.scale == "percent" else ""
-            table.add_row(r.system, r.metric, f"{r.value:g}{unit}", f"{r.kind}: {r.source}")
-        _show("Printed elsewhere", table)
+    console.print()
+    if example:
+        console.print(_example(example))
     for profile, found in counts.items():
-        show_counts(f"Prepared data ({profile})", found)
-    if conversation:
-        console.print(Text(f"A test conversation ({next(iter(counts))})", style="bold"))
-        lines = _facts()
-        for turn in conversation:
-            answer = turn.references[0] if turn.references else "(not judged)"
-            lines.add_row("user", Text(turn.query, style="cyan"))
-            lines.add_row("assistant", answer)
-            if turn.gold:
-                lines.add_row("", Text(f"from {', '.join(turn.gold)}", style="dim"))
-        console.print(lines)
+        _show_sizes(console, profile, found, given=card.evidence == "given")
+    facts = _facts()
+    facts.add_row("evidence", card.retrieval_setting)
+    facts.add_row("metrics", f"{', '.join(card.metrics)}, on split {card.test_split}")
+    facts.add_row("answers", f"at most {card.answer_tokens} tokens")
+    facts.add_row("licence", card.licence)
+    console.print(facts)
+    # Addresses and citations are never folded, so that they can be copied.
+    console.print(Text.assemble(("homepage  ", "bold"), card.homepage), soft_wrap=True)
+    _heading(console, "Mind that")
+    traps = _facts()
+    for trap in card.traps:
+        traps.add_row("-", trap)
+    console.print(Padding(traps, (0, 0, 0, 2)))
+    if card.reported:
+        _show_reported(console, card)
+    _heading(console, "Cite")
+    console.print(card.citation.strip(), soft_wrap=True)
+
+
+def _example(example: Example) -> Panel:
+    """A turn with its history, the passage that it is about, and what is left of it for BM25."""
+    turn, passage = example.turn, example.passage
+    lines = _facts()
+    shown = turn.history[-UTTERANCES:]
+    if len(shown) < len(turn.history):
+        lines.add_row("", Text(f"({len(turn.history) - len(shown)} utterances before)", "dim"))
+    for utterance in shown:
+        lines.add_row(utterance.role, Text(_short(utterance.text), style="dim"))
+    lines.add_row("user", Text(turn.query, style="bold"))
+    if turn.references:
+        lines.add_row("assistant", Text(_short(turn.references[0]), style="green"))
+    lines.add_row()
+    if not turn.given and turn.history:
+        lines.add_row("BM25 sees", _terms(example))
+    if turn.rewrite and turn.rewrite != turn.query:
+        lines.add_row("rewritten", turn.rewrite)
+    if passage:
+        label = f"given 1/{len(turn.given)}" if turn.given else "relevant"
+        lines.add_row(label, Text(_short(passage.contents.replace("\n", ": ", 1), 320)))
+        lines.add_row("", Text(passage.passage_id, style="dim"))
+    title = f"turn {turn.number} of a test conversation ({example.profile})"
+    return Panel(lines, title=Text(title, style="bold"), title_align="left", box=ROUNDED)
+
+
+def _terms(example: Example) -> Text:
+    """The words of the last question that BM25 searches for; those in the passage stand out."""
+    found = Text(", ").join(
+        Text(term, style="bold" if term in example.shared else "dim") for term in example.terms
+    )
+    if not example.terms:
+        found.append("nothing but stop words", style="dim")
+    if example.passage and example.terms:
+        some = ", ".join(t for t in example.terms if t in example.shared) or "none"
+        found.append(f" in the last question; of these the passage has {some}", style="dim")
+    return found
+
+
+def _short(text: str, length: int = 200) -> str:
+    return textwrap.shorten(text, length, placeholder=" ...")
+
+
+def _show_sizes(console: Console, profile: str, counts: Mapping[str, Any], *, given: bool) -> None:
+    """A profile's splits: narrow, as the card has to fit any terminal."""
+    columns = {
+        "conver-\nsations": "conversations",
+        "turns": "turns",
+        "with\npassage": "judged_retrieval",
+        "with\nanswer": "judged_generation",
+        "unans-\nwerable": "unanswerable",
+    }
+    if given:
+        del columns["with\npassage"]
+    table = _table(profile, *columns, right=columns)
+    for split, numbers in counts["splits"].items():
+        table.add_row(split, *(f"{numbers[name]:,}" for name in columns.values()))
+    console.print(table)
+    console.print(Text(f"  {counts['passages']:,} passages\n", style="dim"))
+
+
+def _show_reported(console: Console, card: TaskCard) -> None:
+    """Figures printed elsewhere, their sources as notes below."""
+    _heading(console, "Printed elsewhere, never mixed with our figures")
+    sources: dict[str, int] = {}
+    table = _table("system", "metric", "value", "note", right=("value",))
+    for r in card.reported:
+        note = sources.setdefault(f"{r.kind}: {r.source}", len(sources) + 1)
+        unit = " %" if r.scale == "percent" else ""
+        table.add_row(r.system, r.metric, f"{r.value:g}{unit}", str(note))
+    console.print(table)
+    notes = _facts()
+    for source, number in sources.items():
+        notes.add_row(str(number), source)
+    console.print(Padding(notes, (0, 0, 0, 2)))
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print()
+    console.print(Text(text, style="bold"))
 
 
 def show_counts(title: str, counts: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -43,33 +43,54 @@ def list_metrics(as_json: JsonOption = False) -> None:
 
 
 def show_task(name: str, as_json: JsonOption = False) -> None:
-    """A dataset's card, its counts where it is prepared, and a sample conversation."""
+    """A dataset's card: what it is, a turn that shows it, sizes, licence, citation, traps."""
     from uniconv_bench import display
     from uniconv_bench.cards import PROFILES
-    from uniconv_bench.prepare import is_prepared
+    from uniconv_bench.commands.example import example_of
+    from uniconv_bench.prepare import is_prepared, sample_of
     from uniconv_bench.task import load_task
 
     card, path = registry.task_card(name)
-    prepared: dict[str, Task] = {}
     try:
         registry.task_source(card, path)
-        profiles = PROFILES
     except UserError as error:  # a card alone can be shown
         note(str(error))
-        profiles = ()
-    for profile in profiles:
-        shipped = profile == "sample" and (path.parent / "sample" / card.name).is_dir()
-        if shipped or (profile != "sample" and is_prepared(card, path, profile)):
-            prepared[profile] = load_task(name, profile, progress=progress())
-    counts = {profile: task.counts for profile, task in prepared.items()}
+        there, shipped = [], False
+    else:
+        # A shipped sample is prepared in a second; whatever else may be there is only looked for.
+        shipped = not path.is_dir() and sample_of(card, path) is not None
+        looked_for = [p for p in PROFILES if p != "sample" or path.is_dir()]
+        there = [p for p in looked_for if is_prepared(card, path, p)]
+    prepared: dict[str, Task] = {
+        profile: load_task(name, profile, progress=progress())
+        for profile in PROFILES
+        if profile in there or (profile == "sample" and shipped)
+    }
+    counts = {profile: _counts(task) for profile, task in prepared.items()}
+    example = example_of(next(iter(prepared.values()))) if prepared else None
     if as_json:
-        print_json({**card.model_dump(mode="json"), "path": str(path), "counts": counts})
+        told = example.turn.to_json() if example else None
+        print_json(
+            {**card.model_dump(mode="json"), "path": str(path), "counts": counts, "example": told}
+        )
         return
-    turns = next(iter(prepared.values())).turns() if prepared else []
-    conversation = [t for t in turns if t.conversation_id == turns[0].conversation_id]
-    display.show_task(card, counts, conversation)
-    if profiles:
-        next_step(f"uniconv-bench run --task {name} --system uniconv")
+    display.show_task(card, counts, example)
+    if prepared:
+        profile = next(iter(prepared))
+        option = "" if profile == "sample" else f" --profile {profile}"
+        next_step(f"uniconv-bench run --task {name} --system uniconv{option}")
+    else:
+        source = "" if path.is_dir() else " --profile mini --data-dir FOLDER"
+        next_step(f"uniconv-bench prepare --task {name}{source}")
+
+
+def _counts(task: Task) -> dict[str, Any]:
+    """What was counted at preparation, and the unanswerable turns of each split."""
+    splits = {
+        split: numbers | {"unanswerable": sum(t.kind == "unanswerable" for t in task.turns(split))}
+        for split, numbers in task.counts["splits"].items()
+    }
+    return task.counts | {"splits": splits}
 
 
 def show_system(name: str, as_json: JsonOption = False) -> None:
