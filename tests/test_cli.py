@@ -562,6 +562,35 @@ def test_score_refuses_files_of_another_task(
     assert "'a_1'" in line
 
 
+def test_score_refuses_passages_of_another_task(
+    command: Run, refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turn ids of different tasks are alike; their passages are not."""
+    from uniconv_bench import metrics
+    from uniconv_bench.progress import Silent
+    from uniconv_bench.runs import write_answers, write_run
+    from uniconv_bench.system import Answer
+    from uniconv_bench.task import load_task
+
+    task = load_task("qrecc", "sample", progress=Silent())
+    turns, here = list(task.references()), task.corpus.ids[:2]
+    run, answers = tmp_path / "x.trec", tmp_path / "x.jsonl"
+    write_run(run, [(turns[0], [("far:1", 2.0), ("far:2", 1.5), (here[0], 1.0)])], "x")
+    line = refused("score", "--task", "qrecc", "--run", run)
+    assert (
+        f"2 of the 3 passages in this file are not in the corpus of qrecc, first 'far:1' ({run})"
+        in line
+    )
+    write_answers(answers, [Answer(turns[0], "a", evidence=("far:1",)), Answer("no_1", "b")])
+    line = refused("score", "--task", "qrecc", "--answers", answers)
+    assert "1 of the 1 passages in this file are not in the corpus" in line
+    monkeypatch.setattr(metrics, "score_answers", lambda *args: {"f1": dict.fromkeys(turns, 0.5)})
+    write_answers(answers, [Answer(turns[0], "a", evidence=here), Answer("no_1", "b")])
+    code, _, err = command("score", "--task", "qrecc", "--answers", answers)
+    assert code == 0
+    assert "1 turns are not of this task, first 'no_1'" in err
+
+
 def test_score_of_a_task(command: Run, tmp_path: Path) -> None:
     from uniconv_bench.progress import Silent
     from uniconv_bench.task import load_task
@@ -590,6 +619,47 @@ def test_doctor_names_what_is_missing(
     assert "pip install it" in out
     monkeypatch.setattr(doctor, "examine", lambda progress: [])
     assert command("doctor", "--json")[:2] == (0, "[]\n")
+
+
+@pytest.mark.parametrize("cache", ["/proc/x", "{}/file", "{}/file/below"])
+def test_a_cache_that_cannot_be_written_is_one_line(
+    command: Run,
+    refused: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    cache: str,
+) -> None:
+    from uniconv_bench import doctor
+
+    (tmp_path / "file").write_text("")
+    folder = cache.format(tmp_path)
+    monkeypatch.setenv("UNICONV_BENCH_CACHE", folder)
+    for line in ("prepare -t qrecc", "run -t qrecc -s oracle --limit 2", "show task qrecc"):
+        told = refused(*line.split())
+        assert told.startswith("error: the cache cannot be written: ")
+        assert told.endswith(
+            f"({folder}); point UNICONV_BENCH_CACHE to a folder that can be written"
+        )
+    # doctor looks at it first, and lives on.
+    monkeypatch.setattr(doctor, "LOOKS", (doctor.LOOKS[0], doctor._machine))
+    code, out, _ = command("doctor", "--json")
+    first, *others = json.loads(out)
+    assert (code, first["name"], first["state"]) == (1, "cache", "missing")
+    assert "UNICONV_BENCH_CACHE" in first["mend"]
+    assert [check["name"] for check in others] == ["cores", "memory"]
+
+
+def test_results_that_cannot_be_written_are_noticed_first(
+    command: Run, refused: Callable[..., str], calls: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in ("/proc/x", tmp_path / "file"):
+        line = refused("run", "-t", "qrecc", "-s", "uniconv", "--results", folder)
+        assert line.startswith("error: cannot be written: ")
+        assert line.endswith(f"({folder}); point --results to a folder that can be written")
+    assert calls == []
+    arguments = ("run", "-t", "qrecc", "-s", "uniconv", "--results", "/proc/x", "--limit", "2")
+    assert command(*arguments)[0] == 0  # a limited record stays in the cache
 
 
 def test_doctor_sees_a_cache_that_cannot_be_written(

