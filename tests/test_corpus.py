@@ -383,6 +383,12 @@ def test_a_wrong_passage_is_counted_out(
         store([*rows(9), passage, *rows(30)[20:]], tmp_path / "out", "raw")
 
 
+def test_ids_that_are_there_are_not_missing(tmp_path: Path) -> None:
+    missing = {"p 7", "é8", "p 8", "other"}
+    store(rows(20), tmp_path / "out", "raw", missing)
+    assert missing == {"p 8", "other"}
+
+
 def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no passages.*raw"):
         store([], tmp_path / "out", "raw")

@@ -28,7 +28,9 @@ COLUMNS = ("id", "title", "text")
 PROGRESS = "progress.json"
 
 
-def store(passages: Iterable[Passage], folder: Path, where: str | Path) -> tuple[int, str]:
+def store(
+    passages: Iterable[Passage], folder: Path, where: str | Path, missing: set[str] | None = None
+) -> tuple[int, str]:
     """Writes a corpus into a folder; returns the number of passages and the corpus digest.
 
     Goes on behind the complete shards of an earlier call that was stopped, with the same result as
@@ -38,6 +40,7 @@ def store(passages: Iterable[Passage], folder: Path, where: str | Path) -> tuple
         passages: the corpus; `PassageFiles` are read in blocks and not read again after a stop.
         folder: where the shards go.
         where: where the passages come from, for errors.
+        missing: ids that should be there; those that are, are taken out.
 
     Raises:
         UserError: a passage is wrong, or two have one id, or there is none.
@@ -50,10 +53,7 @@ def store(passages: Iterable[Passage], folder: Path, where: str | Path) -> tuple
         writer.close_shard()
     if not writer.rows:
         raise UserError("no passages", where=where, mend="the corpus file is empty")
-    ids = (
-        batch.column(0).to_pylist() for path in _shards(folder) for batch in _batches(path, ["id"])
-    )
-    write_lookup(folder, ids, _table(folder).column("id"), where)
+    write_lookup(folder, _ids(folder, missing or set()), _table(folder).column("id"), where)
     (folder / PROGRESS).unlink()
     return writer.rows, writer.digest.hexdigest()
 
@@ -193,6 +193,15 @@ def _batches(path: Path, columns: Sequence[str]) -> Iterator[Any]:
         reader = pa.ipc.open_file(source, options=options)
         for number in range(reader.num_record_batches):
             yield reader.get_batch(number)
+
+
+def _ids(folder: Path, missing: set[str]) -> Iterator[list[str]]:
+    """Ids in batches. To look the missing ones up later would map most of a large corpus."""
+    for path in _shards(folder):
+        for batch in _batches(path, ["id"]):
+            ids: list[str] = batch.column(0).to_pylist()
+            missing.difference_update(ids)
+            yield ids
 
 
 def _lines(ids: Sequence[str], titles: Sequence[str], texts: Sequence[str]) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any
 
 from uniconv_bench.cards import Profile, TaskCard
 from uniconv_bench.conversation import Conversation, Passage, Turn
-from uniconv_bench.corpus import ArrowCorpus, check_id, store
+from uniconv_bench.corpus import check_id, store
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import (
     MANIFEST,
@@ -255,13 +255,13 @@ def _write(data: _Data, raw: Path, folder: Path) -> None:
     for split, conversations in data.splits.items():
         place = f"{raw}, split {split}"
         splits[split] = _write_turns(conversations, split, place, folder, wanted)
-    count, digest = store(data.passages, folder / PASSAGES, raw)
-    ids = ArrowCorpus(folder / PASSAGES, count, digest).ids
-    absent = [(passage_id, named) for passage_id, named in wanted.items() if passage_id not in ids]
-    if absent:
-        passage_id, (name, where) = absent[0]
+    missing = set(wanted)
+    count, digest = store(data.passages, folder / PASSAGES, raw, missing)
+    if missing:
+        passage_id = next(passage_id for passage_id in wanted if passage_id in missing)
+        name, where = wanted[passage_id]
         what = f"field {name} names passage {passage_id!r}, which the corpus lacks"
-        mend = f"add the passage, or drop the judgement ({len(absent):,} such ids in all)"
+        mend = f"add the passage, or drop the judgement ({len(missing):,} such ids in all)"
         raise UserError(what, where=where, mend=mend)
     counts = {"passages": count, "corpus": digest, "splits": splits}
     write_json(folder / COUNTS, counts | ({"mini": dict(data.facts)} if data.facts else {}))

@@ -75,7 +75,7 @@ def score(
         )
         answers = runs.read_answers(answers_file)
         if of:
-            ids = frozenset(of.corpus.ids)
+            ids = of.corpus.ids
             origin.check_passages(origin.shown(answers), ids, of.card.name, answers_file)
         _compare(answers, references, answers_file)
         if of:
