@@ -65,13 +65,17 @@ sys.stdout.write(__import__("json").dumps(spent))
 """
 
 
-def passages(count: int) -> Iterator[tuple[int, str, str]]:
+POOL = 20_000
+"""Different texts; each comes again under other ids."""
+
+
+def texts() -> Iterator[tuple[str, str]]:
     """Title and text of about 480 characters, one in five with quotes, one in four beyond ASCII."""
     draw = random.Random(0)
     letters = "aaabcdeeefghiiklmnoooprsttuvwy"
     words = ["".join(draw.choices(letters, k=draw.randint(2, 9))) for _ in range(3000)]
     page = " ".join(draw.choices(words, k=200_000))
-    for number in range(count):
+    for number in range(POOL):
         start = draw.randrange(len(page) - 1000)
         text = page[start : start + draw.randint(60, 900)]
         if number % 5 == 0:
@@ -80,7 +84,7 @@ def passages(count: int) -> Iterator[tuple[int, str, str]]:
             text = f"{text[:50]} Čapek – {text[50:]}"
         if number % 50 == 0:
             text = f"{text[:40]}\n{text[40:]}"
-        yield number, page[start + 7 : start + 30], text
+        yield page[start + 7 : start + 30], text
 
 
 def write(form: str, path: Path, count: int) -> None:
@@ -88,12 +92,15 @@ def write(form: str, path: Path, count: int) -> None:
         if form == "tsv":
             writer = csv.writer(stream, delimiter="\t")
             writer.writerow(("id", "text", "title"))
-            writer.writerows((n + 1, text, f"{t} [SEP] {t}") for n, t, text in passages(count))
+            rows = [(text, f"{title} [SEP] {title}") for title, text in texts()]
+            writer.writerows((n + 1, *rows[n % POOL]) for n in range(count))
         else:
-            for n, title, text in passages(count):
-                row = {"id": f"{n // 8}@{n % 8}", "title": title, "text": text}
-                row |= {"aid": str(n // 8), "bid": n % 8}
-                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            dump = json.JSONEncoder(ensure_ascii=False).encode
+            pool = [f'"title": {dump(title)}, "text": {dump(text)}' for title, text in texts()]
+            for n in range(count):
+                aid, bid = divmod(n, 8)
+                place = f'"id": "{aid}@{bid}", "aid": "{aid}", "bid": {bid}'
+                stream.write(f"{{{place}, {pool[n % POOL]}}}\n")
 
 
 def measure(side: str, task: str, path: Path) -> dict[str, Any]:
@@ -133,8 +140,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--passages", type=int, default=1_000_000)
     parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     options = parser.parse_args()
-    sides = {form: of_form(form, options.passages, options.repeat) for form in FORMS}
+    sides = {form: of_form(form, options.passages, options.repeat) for form in options.forms}
 
     def ratio(part: str) -> float:
         clock = "_cpu" if part.endswith("_cpu") else ""
