@@ -88,14 +88,14 @@ def _blocks(
 
 
 class _Writer:
-    """Appends blocks to shards; a helper thread hashes and writes one while the next is read."""
+    """Appends blocks to shards; a helper thread hashes and writes some while the next are read."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         self.digest, self._shards = _complete(folder)
         self.rows: int = sum(shard["rows"] for shard in self._shards)
         self._closed = self.rows
-        self._waiting: list[Any] = []
+        self._waiting: list[tuple[Any, bytes]] = []
         self._file: Any = None
         self._writing: Future[None] | None = None
         self._end: Mark | None = None
@@ -109,19 +109,24 @@ class _Writer:
     def add(self, block: PassageBlock, helper: ThreadPoolExecutor) -> None:
         """Appends a block; its shard is closed behind it if that is full."""
         batch, lines = _encoded(block)
-        self._settle()
-        self._writing = helper.submit(self._write, batch, lines)
+        self._waiting.append((batch, lines))
         self.rows += batch.num_rows
         self._end = block.end
+        if sum(batch.num_rows for batch, _ in self._waiting) >= BATCH:
+            self._settle()
+            self._writing = helper.submit(self._write, self._waiting)
+            self._waiting = []
         if self.rows - self._closed >= SHARD:
             self.close_shard()
 
     def close_shard(self) -> None:
         """Makes the open shard, if any, one that a later call keeps."""
-        self._settle()
         if self.rows == self._closed:
             return
-        self._flush()
+        self._settle()
+        if self._waiting:
+            self._write(self._waiting)
+            self._waiting = []
         self._file.close()
         self._file = None
         self._partial.replace(self._folder / _shard_name(len(self._shards)))
@@ -139,22 +144,15 @@ class _Writer:
             self._writing.result()
             self._writing = None
 
-    def _write(self, batch: Any, lines: bytes) -> None:
-        self.digest.update(lines)
-        self._waiting.append(batch)
-        if sum(b.num_rows for b in self._waiting) >= BATCH:
-            self._flush()
-
-    def _flush(self) -> None:
+    def _write(self, parts: Sequence[tuple[Any, bytes]]) -> None:
         import pyarrow as pa
 
-        if not self._waiting:
-            return
+        for _, lines in parts:
+            self.digest.update(lines)
+        table = pa.Table.from_batches([batch for batch, _ in parts])
         if self._file is None:
-            self._file = pa.ipc.new_file(self._partial, self._waiting[0].schema)
-        table = pa.Table.from_batches(self._waiting).combine_chunks(pa.system_memory_pool())
-        self._file.write_table(table)
-        self._waiting = []
+            self._file = pa.ipc.new_file(self._partial, table.schema)
+        self._file.write_table(table.combine_chunks(pa.system_memory_pool()))
 
 
 def _shard_name(number: int) -> str:
