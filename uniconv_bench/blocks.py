@@ -259,7 +259,7 @@ def _plain_rows(data: bytes, *, last: bool) -> int:
     """
     if b"\0" in data or (b"\r" in data and _has_lone_return(data)):
         return 0
-    quotes = []
+    quotes: list[int] = []
     while (at := data.find(b'"', quotes[-1] + 1 if quotes else 0)) >= 0:
         quotes.append(at)
     size = len(data) if last else data.rfind(b"\n") + 1
