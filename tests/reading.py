@@ -49,7 +49,7 @@ def said(turn: Turn) -> list[tuple[str, str]]:
 
 
 def prepared(task: str, raw: Path) -> Task:
-    return load_task(task, "mini", raw, progress=Silent())
+    return load_task(task, "full", raw, progress=Silent())
 
 
 def copied(task: str, folder: Path) -> Path:

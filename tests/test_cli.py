@@ -347,7 +347,7 @@ def test_show_task_needs_the_card_alone(
     )
     code, out, err = command("show", "task", card)
     assert code == 0
-    assert "Mine (mine, version 1)" in out
+    assert "Mine  (mine, version 1)" in out
     assert err.startswith("no module beside the card (")
     assert json.loads(command("show", "task", card, "--json")[1])["counts"] == {}
     line = refused("prepare", "--task", card, "--data-dir", tmp_path, "--profile", "mini")

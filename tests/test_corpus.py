@@ -207,7 +207,7 @@ def test_titles_are_joined_and_absent_titles_are_empty(tmp_path: Path) -> None:
         ("jsonl", b'{"id": "x", "contents": null, "t": ""}\n', "field contents is NoneType"),
         ("jsonl", b'["x", "y"]\n', "not an object but list"),
         ("jsonl", b'{"id": "x", "contents": "\xff", "t": ""}\n', "not valid UTF-8"),
-        ("jsonl", b'{"id": "x", "contents": "\\ud800", "t": ""}\n', "half of a surrogate"),
+        ("jsonl", b'{"id": "x", "contents": "\\ud800", "t": ""}\n', "half of a character"),
         ("jsonl", b'{"id": "a\\nb", "contents": "y", "t": ""}\n', r"field id is 'a\\nb'"),
         ("jsonl", b'{"id": "\\u0000", "contents": "y", "t": ""}\n', r"field id is '\\x00'"),
     ],
@@ -486,7 +486,7 @@ def kill(path, shards):
     if len(shards) == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
 corpus.write_json = kill
-load_task("topiocqa", "mini", Path(sys.argv[1]), progress=Silent())
+load_task("topiocqa", "full", Path(sys.argv[1]), progress=Silent())
 """
 
 
@@ -496,7 +496,7 @@ def prepared(raw: Path, cache: Path, kill_after: int = 0) -> int:
 
 
 def artefact(cache: Path) -> dict[str, bytes]:
-    (folder,) = (p for p in (cache / "tasks").iterdir() if p.suffix != ".partial")
+    (folder,) = (p for p in (cache / "tasks").iterdir() if p.suffix not in (".partial", ".lock"))
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -509,12 +509,12 @@ def test_prepare_goes_on_after_a_kill(tmp_path: Path) -> None:
     tsv.write_bytes(tsv.read_bytes() + (tmp_path / "more").read_bytes().partition(b"\n")[2])
     assert prepared(raw, tmp_path / "undisturbed") == 0
     assert prepared(raw, cache, kill_after=3) == -signal.SIGKILL
-    (partial,) = (cache / "tasks").iterdir()
+    (partial,) = (cache / "tasks").glob("*.partial")
     left = {p.name: p.stat().st_mtime_ns for p in (partial / "passages").glob("*.arrow")}
     assert sorted(left) == ["00000.arrow", "00001.arrow", "00002.arrow"]
     assert prepared(raw, cache) == 0
     assert artefact(cache) == artefact(tmp_path / "undisturbed")
-    (folder,) = (cache / "tasks").iterdir()
+    (folder,) = (p for p in (cache / "tasks").iterdir() if p.is_dir())
     kept = {name: (folder / "passages" / name).stat().st_mtime_ns for name in left}
     assert kept == left
 

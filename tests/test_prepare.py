@@ -142,8 +142,8 @@ def test_without_a_folder_the_last_prepared_set_is_used(raw: Path, private_cache
     last = task_of(raw)
     shutil.rmtree(raw)
     assert load_task("qrecc", "full", progress=Silent()).folder == last.folder
-    with pytest.raises(UserError, match="no full data"):
-        load_task("qrecc", "full", progress=Silent())
+    with pytest.raises(UserError, match="no mini data"):
+        load_task("qrecc", "mini", progress=Silent())
 
 
 @pytest.mark.parametrize(

@@ -119,10 +119,10 @@ def test_a_folder_of_something_else_is_refused(folder: Path, tmp_path: Path) -> 
 
 
 def test_every_profile_reads_the_folder_itself(folder: Path, private_cache: Path) -> None:
-    assert not is_prepared(*task_card(str(folder)), "mini")
-    sample, mini = load(folder), load(folder, "mini")
-    assert sample.profile == "sample" and is_prepared(*task_card(str(folder)), "mini")
-    assert sample.digest == mini.digest and len(mini.corpus) == 11
+    assert not is_prepared(*task_card(str(folder)), "full")
+    sample, full = load(folder), load(folder, "full")
+    assert sample.profile == "sample" and is_prepared(*task_card(str(folder)), "full")
+    assert sample.digest == full.digest and len(full.corpus) == 11
     assert sample.counts["splits"]["test"] == {
         "conversations": 11,
         "turns": 12,
@@ -194,7 +194,7 @@ def test_a_run_scores_retrieval_and_writes_no_answers(
     monkeypatch.setattr(
         "uniconv_bench.uniconv.parts.load_decoder", lambda *_: pytest.fail("an answer was written")
     )
-    assert estimate(str(folder), system, "sample")["generate"] == 0
+    assert estimate(str(folder), system, "sample", progress=Silent())["generate"] == 0
     record, path = evaluate.run(
         str(folder), system, "sample", results=tmp_path / "results", progress=Silent()
     )
@@ -208,7 +208,7 @@ def test_a_run_scores_retrieval_and_writes_no_answers(
     assert record.digests.answers is None and record.counts.judged_generation == 0
     run = read_run(evaluate.outputs(record)["run.trec"])
     assert run["q3_1"][0][0] == "Una Kell 1"
-    assert not any(estimate(str(folder), system, "sample").values())
+    assert not any(estimate(str(folder), system, "sample", progress=Silent()).values())
 
 
 def test_commands_take_a_folder_where_they_take_a_name(

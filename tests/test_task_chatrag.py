@@ -138,7 +138,7 @@ def test_a_broken_row_is_named(
     change(rows)
     (raw / "test.json").write_text(json.dumps(rows), encoding="utf-8")
     with pytest.raises(UserError, match=told) as caught:
-        load_task("chatrag-qrecc", "mini", raw, progress=Silent())
+        load_task("chatrag-qrecc", "full", raw, progress=Silent())
     assert str(raw) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -208,14 +208,14 @@ def test_a_given_passage_that_the_corpus_lacks_is_refused(
 
     monkeypatch.setattr(chatrag, "passages", lambda raw: iter([Passage("p", "Nothing.")]))
     with pytest.raises(UserError, match="field given names passage 'c.*the corpus lacks.*8 such"):
-        load_task("chatrag-qrecc", "mini", RAW, progress=Silent())
+        load_task("chatrag-qrecc", "full", RAW, progress=Silent())
 
 
 CARD = """
 name = "tiny"
 title = "Tiny"
 description = "A random backbone, for tests."
-backbone = { mini = "random-tiny" }
+backbone = { full = "random-tiny" }
 retriever = { kind = "dense" }
 generator = { kind = "llm" }
 inference = { top_k = 1, depth = 2, session_tokens = 300, passage_tokens = 60 }
@@ -234,12 +234,12 @@ def system(tmp_path: Path, private_cache: Path) -> Callable[[str], str]:
 
 @pytest.fixture
 def task(private_cache: Path) -> Task:
-    return load_task("chatrag-qrecc", "mini", RAW, progress=Silent())
+    return load_task("chatrag-qrecc", "full", RAW, progress=Silent())
 
 
 def run(system: str, **options: Any) -> Any:
     defaults: dict[str, Any] = {"results": None, "progress": Silent()}
-    return evaluate.run("chatrag-qrecc", system, "mini", **(defaults | options))[0]
+    return evaluate.run("chatrag-qrecc", system, "full", **(defaults | options))[0]
 
 
 def test_the_generator_reads_what_is_given_in_order_and_nothing_is_encoded(
@@ -302,7 +302,7 @@ def test_fingerprints_tell_given_from_retrieved_evidence(private_cache: Path) ->
 
 
 def test_no_encoding_is_estimated(task: Task, system: Callable[[str], str]) -> None:
-    seconds = estimate("chatrag-qrecc", system("dense"), "mini")
+    seconds = estimate("chatrag-qrecc", system("dense"), "full", progress=Silent())
     assert seconds["retrieve"] == 1.0 and seconds["generate"] > 0
 
 
@@ -321,4 +321,4 @@ def test_a_card_shows_what_is_given(task: Task, capfd: pytest.CaptureFixture[str
     assert cli.main(["show", "task", "chatrag-qrecc"]) == 0
     out = capfd.readouterr().out
     assert "given 1/" in out and "BM25" not in out and "with\n" not in out
-    assert "(mini)" in out and "8 passages" in out
+    assert "(full)" in out and "8 passages" in out

@@ -98,7 +98,7 @@ def test_valid_is_read_but_not_prepared(raw: Path, private_cache: Path) -> None:
     (turn,) = turns("faithdial", "valid", raw)
     assert turn.query == "Could Una Kell swim?"
     assert faithdial.splits(raw) == ("train", "test")
-    counts = load_task("faithdial", "mini", raw, progress=Silent()).counts
+    counts = load_task("faithdial", "full", raw, progress=Silent()).counts
     assert list(counts["splits"]) == ["train", "test"] and counts["passages"] == 7
 
 

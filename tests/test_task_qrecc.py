@@ -104,7 +104,7 @@ def test_the_schemas_give_the_same_turns(split: str) -> None:
 
 
 def test_unjudged_turns_are_counted(raw: Path, private_cache: Path) -> None:
-    counts = load_task("qrecc", "mini", raw, progress=Silent()).counts
+    counts = load_task("qrecc", "full", raw, progress=Silent()).counts
     assert counts["splits"]["test"] == {
         "conversations": 3,
         "turns": 12,

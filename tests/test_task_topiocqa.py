@@ -407,7 +407,7 @@ def test_real_dev_is_prepared_as_each_release(
     (later / "topiocqa_dev.json").write_text(json.dumps(rows), "utf-8")
     shutil.copy(folder / "dev_qrel_gold.trec", later)
     for raw in (hub, later):
-        task = load_task("topiocqa", "mini", raw, progress=Silent())
+        task = load_task("topiocqa", "full", raw, progress=Silent())
         assert task.turns() == expected
         assert len(task.corpus) == 1940
         assert task.qrels() == {t.turn_id: {t.gold[0]: 1} for t in expected}

@@ -66,7 +66,7 @@ def _told(fault: Any, names: Sequence[str], table: type[BaseModel]) -> tuple[str
         return f"is {_type(given)}, not {TYPES[kind]}", None
     if kind in BOUNDS:
         key, words = BOUNDS[kind]
-        return f"is {given!r}; it has to be {words} {context[key]:g}", None
+        return f"is {_shown(given)}; it has to be {words} {context[key]:g}", None
     if kind == "string_pattern_mismatch":
         field = table.model_fields.get(names[-1])
         examples = field.examples if field else None
@@ -76,6 +76,11 @@ def _told(fault: Any, names: Sequence[str], table: type[BaseModel]) -> tuple[str
     if kind == "value_error":
         return str(context["error"]), None
     return str(fault["msg"]), None
+
+
+def _shown(number: Any) -> str:
+    """A number as it was written; Python writes none of thousands of digits."""
+    return repr(number) if abs(number) < 10**30 else "a number of more than 30 digits"
 
 
 def _near(name: str, known: Iterable[str]) -> str:

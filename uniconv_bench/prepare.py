@@ -85,36 +85,32 @@ def prepare(
     with missing_artefact(folder, fingerprint, anew=force) as working:
         if working is not None:
             if force:
-                _emptied(working)
-            module = task_module(card, card_path)
-            functions_of(module)
+                shutil.rmtree(working)
+                working.mkdir()
             progress.note(f"preparing {card.title} ({profile}) from {raw}")
-            _make(card, module, raw, profile, allow_absent, working)
+            try:
+                _make(card, card_path, raw, profile, allow_absent, working)
+            except UserError:
+                shutil.rmtree(working, ignore_errors=True)
+                raise
     return folder
 
 
 def _make(
     card: TaskCard,
-    module: ModuleType,
+    card_path: Path,
     raw: Path,
     profile: Profile,
     allow_absent: bool,
     folder: Path,
 ) -> None:
-    """Goes on with the corpus of a stopped preparation; wrong files leave nothing behind."""
+    """Goes on with the corpus of a preparation that was stopped; all else is made anew."""
+    module = task_module(card, card_path)
+    functions_of(module)
     for left in folder.iterdir():
         if left.name != PASSAGES:
             left.unlink()
-    try:
-        _write(_read(card, module, raw, profile, allow_absent), raw, folder)
-    except UserError:
-        _emptied(folder)
-        raise
-
-
-def _emptied(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    _write(_read(card, module, raw, profile, allow_absent), raw, folder)
 
 
 def is_prepared(

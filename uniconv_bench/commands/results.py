@@ -235,7 +235,8 @@ def leaderboard_build(
     if as_json:
         print_json([{"name": page.stem, "page": str(page)} for page in pages])
     else:
-        typer.echo("\n".join(map(str, pages)))
+        for page in pages:
+            typer.echo(page)
         next_step("uniconv-bench submit pack --help")
     if built.refused:
         raise typer.Exit(1)
