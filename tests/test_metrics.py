@@ -402,3 +402,8 @@ def test_summary_refuses_nothing_and_what_is_no_fraction() -> None:
     for values in ({}, {"c_1": math.nan}, {"c_1": 1.5}, {"c_1": -0.1}):
         with pytest.raises(ValueError, match=r"no turn|not in \[0, 1\]"):
             summarise(values)
+
+
+def test_a_metric_without_its_package_is_not_computable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(definitions, "find_spec", lambda name: None)
+    assert not definitions.computable("f1_inscit") and definitions.computable("f1")

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, Generic, Literal, TypeVar
 
 from uniconv_bench.errors import UserError, unknown_name
@@ -145,6 +146,11 @@ def inscit_f1(prediction: str, references: Sequence[str]) -> float:
 def _cut(text: str) -> str:
     """The words and signs of a lower-cased text, single blanks between them."""
     return " ".join(token.text for token in _spacy_tokenizer()(" ".join(text.lower().split())))
+
+
+def computable(name: str) -> bool:
+    """Whether the optional packages that a metric needs are installed."""
+    return name != "f1_inscit" or find_spec("spacy") is not None
 
 
 @cache

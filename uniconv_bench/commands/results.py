@@ -50,10 +50,12 @@ def score(
 ) -> None:
     """Score a run and answers: of a task, or bare files with --qrels and --references."""
     from uniconv_bench import display, metrics, origin, runs
+    from uniconv_bench.definitions import computable
     from uniconv_bench.task import load_task
 
     of = load_task(task, profile, progress=progress()) if task is not None else None
-    names = metric or (of.card.metrics if of else [m.name for m in metrics.METRICS])
+    every = [m.name for m in metrics.METRICS if computable(m.name)]
+    names = metric or (of.card.metrics if of else every)
     stages: dict[str, list[str]] = {"retrieval": [], "generation": []}
     for name in dict.fromkeys(names):
         stages[metrics.parse_metric(name).stage].append(name)
