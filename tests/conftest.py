@@ -51,12 +51,9 @@ def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def real() -> Path:
     """The folder of real dataset files; a test that asks for it is skipped without one."""
-    folder = os.environ.get("UNICONV_BENCH_TEST_DATA")
-    if not folder:
-        pytest.skip("UNICONV_BENCH_TEST_DATA names no folder of real dataset files")
-    if not Path(folder).is_dir():
-        pytest.skip(f"UNICONV_BENCH_TEST_DATA: no folder {folder}")
-    return Path(folder)
+    from reading import official
+
+    return official(".")
 
 
 @pytest.fixture(scope="session")

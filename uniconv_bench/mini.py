@@ -196,5 +196,5 @@ def _alike(
     index = Bm25Index(InMemory(pool), bm25)
     for conversation in test:
         for turn in conversation:
-            for name, _ in index.search(turn.rewrite or turn.query, depth):
+            for name, _ in index.search(" ".join(turn.asked("rewrite")), depth):
                 yield name
