@@ -56,20 +56,6 @@ class Tasks:
     load: Callable[[str, Profile], LoadedTask]
 
 
-class _PassageIds:
-    """Membership in a corpus without a set of its ids, of which there may be 50 million."""
-
-    def __init__(self, corpus: Corpus):
-        self._corpus = corpus
-
-    def __contains__(self, passage_id: object) -> bool:
-        try:
-            self._corpus[str(passage_id)]
-        except KeyError:
-            return False
-        return True
-
-
 def rescore(
     task: LoadedTask, run_file: Path | None, answers_file: Path | None, *, whole: bool = True
 ) -> tuple[dict[str, PerTurn], list[str]]:
@@ -94,8 +80,7 @@ def rescore(
         if run_file and qrels and by_stage["retrieval"]:
             run = read_run(run_file)
             judged, depth = (qrels, DEPTH) if whole else ((), len(task.corpus))
-            known = _PassageIds(task.corpus)
-            problems += check_run(run, turn_ids, known, judged=judged, depth=depth)
+            problems += check_run(run, turn_ids, task.corpus.ids, judged=judged, depth=depth)
             if not problems:
                 scores |= score_run(qrels, run, by_stage["retrieval"])
         if answers_file and references and by_stage["generation"]:
