@@ -16,6 +16,7 @@ from uniconv_bench.system import Context, Corpus, Progress, Ranking
 from uniconv_bench.uniconv.backbone import device, find_backbone, load_model, load_tokenizer
 
 LIBRARIES = ("tokenizers", "torch", "transformers")
+CODE = ("conversation", "encode", "index", "uniconv/backbone", "uniconv/embedding")
 LENGTH = 256
 """Tokens that all-MiniLM-L6-v2 reads, its special tokens included (its model card)."""
 
@@ -41,7 +42,7 @@ class EncoderRetriever:
             "dtype": self._inference.dtype,
             "batch_tokens": self._inference.encode_batch_tokens,
             "libraries": {name: metadata.version(name) for name in LIBRARIES},
-            "code": digest_of_code("conversation", "encode", "index", "uniconv/backbone"),
+            "code": digest_of_code(*CODE),
             "code_pooling": digest_of_file(Path(__file__)),
         }
 
@@ -84,7 +85,7 @@ class EncoderRetriever:
 def _embedder(model: Any, tokenizer: Any) -> Embed:
     import torch
 
-    from uniconv_bench.uniconv.losses import padded
+    from uniconv_bench.uniconv.embedding import padded
 
     def of(rows: Sequence[Sequence[int]]) -> Any:
         ids, mask = padded(rows, tokenizer.pad_token_id, device())

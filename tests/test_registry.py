@@ -10,7 +10,7 @@ from textwrap import dedent
 import pytest
 
 from uniconv_bench import registry
-from uniconv_bench.cards import SubmissionCard, parse_card
+from uniconv_bench.cards import PROFILES, SubmissionCard, parse_card
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import read_toml
 
@@ -163,6 +163,11 @@ def test_malformed_card_names_file_and_field(tmp_path: Path, text: str, field: s
         ("seed = 7", "dtype = 'float16'", "did you mean 'bfloat16'? it is one of: float32, bfl"),
         ("sample =", "sampel =", "field backbone.sampel"),
         ("cii = 0.5", "cii = -1.0", "losses.cii: is -1.0; it has to be at least 0 (PATH)"),
+        (
+            "seed = 7",
+            "seed = 7\nprofiles = { mini = { sede = 8 } }",
+            "profiles.mini: field sede: no such field; did you mean 'seed'?",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_card_is_said_in_plain_words(
@@ -172,6 +177,26 @@ def test_what_is_wrong_with_a_card_is_said_in_plain_words(
     assert old in SYSTEM
     path.write_text(SYSTEM.replace(old, new))
     assert told.replace("PATH", str(path)) in fails(registry.system_card, str(path))
+
+
+def test_what_a_card_says_for_a_profile_holds_there_alone(tmp_path: Path) -> None:
+    path = tmp_path / "card.toml"
+    path.write_text(
+        SYSTEM.replace(
+            "seed = 7",
+            "seed = 7\nmax_steps = 5\nsources = { seed = 'ours', max_steps = 'ours' }\n"
+            "profiles = { mini = { tasks = ['other'], losses = { cii = 0.0 }, max_steps = false,"
+            " sources = { tasks = 'theirs' } } }",
+        )
+    )
+    card, _ = registry.system_card(str(path))
+    (plain,) = card.on("sample").adapters.values()
+    (mini,) = card.on("mini").adapters.values()
+    assert (plain.tasks, plain.max_steps) == (("toy",), 5)
+    assert (mini.tasks, mini.max_steps, mini.seed) == (("other",), None, 7)
+    assert mini.losses == plain.losses.model_copy(update={"cii": 0.0})
+    assert mini.sources == {"seed": "ours", "tasks": "theirs"}
+    assert plain == card.adapters[next(iter(card.adapters))].model_copy(update={"profiles": {}})
 
 
 def test_a_submission_card_shows_the_form_that_is_meant(tmp_path: Path) -> None:
@@ -206,11 +231,12 @@ def test_every_choice_of_every_shipped_card_has_a_source() -> None:
     seen = 0
     for name in registry.system_names():
         card, _ = registry.system_card(name)
-        for settings in (*card.adapters.values(), card.inference):
+        adapters = [a.on(p) for a in card.adapters.values() for p in PROFILES]
+        for settings in (*adapters, card.inference):
             if not settings.sources:  # a card that leaves inference at the schema's defaults
                 assert not settings.model_fields_set, name
                 continue
-            fields = set(type(settings).model_fields) - {"sources"}
+            fields = set(type(settings).model_fields) - {"sources", "profiles"}
             assert fields - set(settings.sources) <= {"checkpoint_steps"}, name
             assert set(settings.sources) <= fields, name
             seen += 1

@@ -25,14 +25,8 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.uniconv.backbone import Backbone, find_backbone
-from uniconv_bench.uniconv.losses import (
-    Weights,
-    embed,
-    hidden_states,
-    info_nce,
-    loss_terms,
-    response_nll,
-)
+from uniconv_bench.uniconv.embedding import embed, hidden_states
+from uniconv_bench.uniconv.losses import Weights, info_nce, loss_terms, response_nll
 from uniconv_bench.uniconv.mixture import examples, groups, make_batch
 from uniconv_bench.uniconv.training import adapted, identity, learning_rate, train_adapter
 

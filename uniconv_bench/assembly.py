@@ -63,7 +63,7 @@ class Setup:
                 where=path,
                 mend=f"add `{profile} = ...` under [backbone]",
             )
-        return Setup(card, path, profile, progress)
+        return Setup(card.on(profile), path, profile, progress)
 
     @property
     def backbone(self) -> Backbone | None:

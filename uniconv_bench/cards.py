@@ -24,7 +24,7 @@ from uniconv_bench.conversation import QueryForm
 from uniconv_bench.definitions import parse_metric
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of
-from uniconv_bench.malformed import malformed
+from uniconv_bench.malformed import first_fault, malformed
 
 Profile = Literal["sample", "mini", "full"]
 PROFILES: tuple[Profile, ...] = ("sample", "mini", "full")
@@ -300,6 +300,30 @@ class Training(Card):
     seed: int = 13
     sources: dict[str, str] = {}
     """Field name -> `paper`, `peer:<name>` or `ours`."""
+    profiles: dict[Profile, dict[str, Any]] = {}
+    """Fields that are otherwise at a profile: its data, its backbone's size, its machine."""
+
+    @model_validator(mode="after")
+    def _profiles_fit(self) -> Training:
+        for profile in self.profiles:
+            self.on(profile)
+        return self
+
+    def on(self, profile: Profile) -> Training:
+        """What a profile trains by.
+
+        Raises:
+            ValueError: what the card says for the profile fits no field.
+        """
+        base = self.model_dump(exclude={"profiles"}, exclude_defaults=True)
+        changed = self.profiles.get(profile, {})
+        try:
+            return Training.model_validate(merged(base, changed))
+        except ValidationError as error:
+            what, mend = first_fault(Training, error)
+            raise ValueError(
+                "; ".join(filter(None, (f"profiles.{profile}: {what}", mend)))
+            ) from error
 
 
 class Inference(Card):
@@ -330,6 +354,11 @@ class SystemCard(Card):
     generator: GeneratorCard
     adapters: dict[Name, Training] = {}
     inference: Inference = Inference()
+
+    def on(self, profile: Profile) -> SystemCard:
+        """The card of one profile: what its adapters say for profiles is settled."""
+        adapters = {name: training.on(profile) for name, training in self.adapters.items()}
+        return self.model_copy(update={"adapters": adapters})
 
     @model_validator(mode="after")
     def _adapters_exist(self) -> SystemCard:

@@ -248,12 +248,16 @@ def show_system(card: SystemCard) -> None:
     _show_choices("Inference", card.inference)
     for name, training in card.adapters.items():
         _show_choices(f"Adapter {name}", training)
+        for profile, changed in training.profiles.items():
+            title = f"Adapter {name}: what differs at profile {profile}"
+            _show_choices(title, training.on(profile), set(changed) - {"sources"})
 
 
-def _show_choices(title: str, settings: Inference | Training) -> None:
+def _show_choices(title: str, settings: Inference | Training, only: set[str] | None = None) -> None:
     """Settings, each with the source that the card gives, itself, or the schema's default."""
     table = _table("setting", "value", "source")
-    for field, value in settings.model_dump(exclude={"sources"}).items():
+    shown = settings.model_dump(include=only, exclude={"sources", "profiles"})
+    for field, value in shown.items():
         text = _settings(value) if isinstance(value, dict) else _value(value)
         ours = "this card" if field in settings.model_fields_set else "default"
         table.add_row(field, text, settings.sources.get(field, ours))

@@ -34,13 +34,18 @@ Place = tuple[str | int, ...]
 
 def malformed(model: type[BaseModel], error: ValidationError, where: Path) -> UserError:
     """The first fault of a card as an error that names file, field and how to mend it."""
+    what, mend = first_fault(model, error)
+    return UserError(f"malformed card: {what}", where=where, mend=mend)
+
+
+def first_fault(model: type[BaseModel], error: ValidationError) -> tuple[str, str | None]:
+    """The field that is wrong and in what; how to mend it."""
     faults = error.errors()
     # A misspelt field is both missing and unknown: the second says more.
     fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
     table, names = _reached(model, fault["loc"])
     what, mend = _told(fault, names, table)
-    place = f"field {'.'.join(names)}: " if names else ""
-    return UserError(f"malformed card: {place}{what}", where=where, mend=mend)
+    return (f"field {'.'.join(names)}: " if names else "") + what, mend
 
 
 def _told(fault: Any, names: Sequence[str], table: type[BaseModel]) -> tuple[str, str | None]:

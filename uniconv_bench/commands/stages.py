@@ -142,7 +142,7 @@ def train(
     trained: set[str] | None = set() if retrain else None
     for name in expanded("system", system):
         card, _ = registry.system_card(name)
-        tasks = [t for training in card.adapters.values() for t in training.tasks]
+        tasks = [t for training in card.on(profile).adapters.values() for t in training.tasks]
         if tasks:
             announce("train", tasks[0], name, profile, None, stages=("train",), retrain=trained)
         found = evaluate.train(name, profile, retrain=trained, progress=progress())

@@ -24,7 +24,7 @@ WEIGHTS = "adapter_model.safetensors"
 LIBRARIES = ("peft", "tokenizers", "torch", "transformers")
 CODE = (
     *("conversation", "encode", "prompts"),
-    *("uniconv/backbone", "uniconv/losses", "uniconv/parts"),
+    *("uniconv/backbone", "uniconv/embedding", "uniconv/parts"),
 )
 """What embeddings depend on; rankings and answers depend on more."""
 
@@ -140,7 +140,7 @@ class LlmGenerator:
 def _embedder(model: Any, pad: int) -> Embed:
     import torch
 
-    from uniconv_bench.uniconv.losses import embed
+    from uniconv_bench.uniconv.embedding import embed
 
     def of(rows: Sequence[Sequence[int]]) -> Any:
         with torch.inference_mode():
