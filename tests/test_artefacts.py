@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from uniconv_bench import costs, evaluate
-from uniconv_bench.files import missing_artefact, new_artefact, open_artefact
+from uniconv_bench.artefacts import missing_artefact, new_artefact, open_artefact
 from uniconv_bench.system import Answer
 
 MAKER = """
 import sys, time
 from pathlib import Path
-from uniconv_bench.files import missing_artefact, new_artefact, open_artefact
+from uniconv_bench.artefacts import missing_artefact, new_artefact, open_artefact
 
 way, folder = sys.argv[1], Path(sys.argv[2])
 print("ready", flush=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from uniconv_bench import files
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import read_json, read_jsonl, read_toml
 
@@ -34,3 +37,42 @@ def test_a_broken_file_has_its_line(
     (tmp_path / "file").write_text(content)
     with pytest.raises(UserError, match=message):
         list(read(tmp_path / "file"))
+
+
+def test_a_large_file_is_read_again_only_after_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(files.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "LARGE", 4)
+    monkeypatch.setattr(files, "SETTLED_NS", 0)
+    read: list[str] = []
+    digest = files.digest_of_file
+    monkeypatch.setattr(files, "digest_of_file", lambda p: read.append(p.name) or digest(p))
+    path = tmp_path / "large"
+    path.write_text("first")
+    stamp = path.stat()
+    time.sleep(0.02)  # past one tick of the file system's clock
+    before = digest(path)
+    assert [files.digest_once(path) for _ in range(3)] == [before] * 3
+    assert read == ["large"]
+    path.write_text("other")
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # size and date as before
+    assert files.digest_once(path) == digest(path) != before
+    assert read == ["large", "large"]
+    next((tmp_path / "cache" / "digests").iterdir()).write_text("[]")
+    assert files.digest_once(path) == digest(path)
+    path.write_text("abc")  # small: always read
+    time.sleep(0.02)
+    assert [files.digest_once(path), files.digest_once(path)] == [digest(path)] * 2
+    assert len(read) == 5
+
+
+def test_a_digest_taken_in_the_tick_of_a_write_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(files.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "LARGE", 4)
+    path = tmp_path / "large"
+    path.write_text("first")
+    files.digest_once(path)
+    assert not (tmp_path / "cache").exists()

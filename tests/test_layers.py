@@ -18,6 +18,7 @@ PACKAGE = "uniconv_bench"
 LAYERS = (
     {"errors"},
     {"files"},
+    {"artefacts"},
     {"conversation", "cards", "definitions", "formats", "lookup", "malformed"},
     {"blocks"},
     {"corpus"},
@@ -44,7 +45,7 @@ ONLY = {
         *("index", "encode", "decode", "task", "uniconv"),
     },
     "uniconv": {
-        *("errors", "files", "cards", "conversation", "prompts", "system"),
+        *("errors", "files", "artefacts", "cards", "conversation", "prompts", "system"),
         *("index", "encode", "decode", "task", "metrics"),
     },
 }

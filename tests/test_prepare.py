@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from uniconv_bench.artefacts import MANIFEST
 from uniconv_bench.cards import Mini, Profile
 from uniconv_bench.conversation import Conversation, Passage, Turn, Utterance
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import MANIFEST
 from uniconv_bench.prepare import is_prepared, prepare
 from uniconv_bench.progress import Silent
 from uniconv_bench.registry import task_card

@@ -11,9 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from uniconv_bench.artefacts import folder_of, missing_artefact, open_artefact
 from uniconv_bench.cards import CustomPart, Profile, SystemCard
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import digest_of, folder_of, missing_artefact, open_artefact
+from uniconv_bench.files import digest_of
 from uniconv_bench.outside import built
 from uniconv_bench.registry import adapter_folders, resolve, system_card
 from uniconv_bench.system import Context, Progress

@@ -6,7 +6,7 @@ Holds some thousand passages while writing, and reads through memory maps. Knows
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
@@ -29,7 +29,11 @@ PROGRESS = "progress.json"
 
 
 def store(
-    passages: Iterable[Passage], folder: Path, where: str | Path, missing: set[str] | None = None
+    passages: Iterable[Passage],
+    folder: Path,
+    where: str | Path,
+    missing: set[str] | None = None,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[int, str]:
     """Writes a corpus into a folder; returns the number of passages and the corpus digest.
 
@@ -41,15 +45,18 @@ def store(
         folder: where the shards go.
         where: where the passages come from, for errors.
         missing: ids that should be there; those that are, are taken out.
+        advance: told how many more passages are stored.
 
     Raises:
         UserError: a passage is wrong, or two have one id, or there is none.
     """
     folder.mkdir(exist_ok=True)
     writer = _Writer(folder)
+    advance(writer.rows)
     with ThreadPoolExecutor(max_workers=1) as helper:
         for block in _blocks(passages, writer.rows, writer.mark, where):
             writer.add(block, helper)
+            advance(len(block.columns.ids))
         writer.close_shard()
     if not writer.rows:
         raise UserError("no passages", where=where, mend="the corpus file is empty")

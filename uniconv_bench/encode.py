@@ -10,8 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from uniconv_bench.artefacts import folder_of, new_artefact, open_artefact
 from uniconv_bench.conversation import Passage
-from uniconv_bench.files import atomic_write, folder_of, new_artefact, open_artefact
+from uniconv_bench.files import atomic_write
 from uniconv_bench.system import Corpus, Progress
 
 SHARD = 8192

@@ -16,21 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from uniconv_bench import metrics, records, runs
+from uniconv_bench.artefacts import folder_of, missing_artefact
 from uniconv_bench.assembly import Setup
 from uniconv_bench.cards import Profile
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.costs import counted
 from uniconv_bench.definitions import Stage
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import (
-    cache_dir,
-    digest_of_code,
-    digest_of_file,
-    folder_of,
-    missing_artefact,
-    write_json,
-    write_jsonl,
-)
+from uniconv_bench.files import cache_dir, digest_of_code, digest_of_file, write_json, write_jsonl
 from uniconv_bench.origin import check_passages, ranked
 from uniconv_bench.outside import answers, fingerprint_of, rankings, source_of
 from uniconv_bench.recording import ANSWERS, RECORD, RUN, SCORES, SUMMARY, kept, recorded

@@ -1,35 +1,28 @@
-"""Where files live and how they are written: the cache folder, atomic writes, digests, artefacts.
+"""How files are read and written: the cache folder, atomic writes, strict readers, digests.
 
-Knows nothing of tasks, systems or scores. An *artefact* is a cache folder with a manifest that
-names the full fingerprint of what is in it and the sha256 of every file; it is written beside its
-final place and renamed whole, so a folder that exists is complete.
+Knows nothing of tasks, systems or scores.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import shutil
-import sys
 import tempfile
+import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from uniconv_bench.errors import UserError
 
-try:
-    import fcntl
-except ImportError:  # a platform without it has no locks
-    fcntl = None  # type: ignore[assignment]
-
-MANIFEST = "manifest.json"
 CACHE = "UNICONV_BENCH_CACHE"
-LAYOUT = "compare the file with the layout shown at the top of the task's module"
+COMPARE = "compare the file with the layout shown at the top of the task's module"
+LARGE = 1 << 26
+"""Bytes from which a file's digest is worth keeping: a tenth of a second's reading."""
+SETTLED_NS = 2_000_000_000
 T = TypeVar("T")
 
 
@@ -71,6 +64,29 @@ def digest_of_file(path: Path) -> str:
     """sha256 (hex) of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_once(path: Path) -> str:
+    """As `digest_of_file`, but a large file is read once for as long as it stays what it is.
+
+    Its digest is kept in the cache under path, size, inode and times. The system sets one of the
+    times whenever bytes or name change, and no program can set it otherwise.
+    """
+    facts = path.stat()
+    if facts.st_size < LARGE:
+        return digest_of_file(path)
+    state = [facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns]
+    kept = cache_dir() / "digests" / f"{digest_of(str(path.absolute()))[:32]}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(kept.read_text(encoding="utf-8"))
+        if known["state"] == state:
+            return str(known["sha256"])
+    sha256 = digest_of_file(path)
+    # Written to just now, it could be written to again within one tick of the file system's clock.
+    if time.time_ns() - max(facts.st_mtime_ns, facts.st_ctime_ns) > SETTLED_NS:
+        with suppress(OSError):  # only a saving of time
+            write_json(kept, {"path": str(path.absolute()), "state": state, "sha256": sha256})
+    return sha256
 
 
 def digest_of_code(*modules: str) -> str:
@@ -167,145 +183,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"not valid TOML: {_fault(error)}", where=path) from error
     except RecursionError as error:
         raise UserError("not valid TOML: nested too deep", where=path) from error
-
-
-def folder_of(stage: str, name: str, fingerprint: Mapping[str, Any]) -> Path:
-    """Where the cache keeps the artefact of a stage with this fingerprint."""
-    return cache_dir() / stage / f"{name}-{digest_of(fingerprint)[:16]}"
-
-
-@contextmanager
-def new_artefact(folder: Path, fingerprint: Mapping[str, Any]) -> Iterator[Path]:
-    """Yields a working folder; when the block ends well it becomes the artefact `folder`.
-
-    The working folder `<folder>.partial` outlives an interruption, so that a stage can go on with
-    what is already in it; files it holds are the stage's own affair until then. No other process
-    gets it meanwhile.
-    """
-    with _alone(folder) as waited:
-        working = _working(folder)
-        yield working
-        if waited and folder.exists():  # made by the process waited for, and perhaps in use by now
-            shutil.rmtree(working)
-        else:
-            _complete(working, folder, fingerprint)
-
-
-@contextmanager
-def missing_artefact(
-    folder: Path, fingerprint: Mapping[str, Any], *, anew: bool = False
-) -> Iterator[Path | None]:
-    """As `new_artefact`, but yields None where the artefact is there, made by whomever.
-
-    Args:
-        anew: make it even if it was there before; what another process made meanwhile will do.
-    """
-    if not anew and open_artefact(folder) is not None:
-        yield None
-        return
-    with _alone(folder) as waited:
-        if (waited or not anew) and _verified(folder) is not None:
-            yield None
-            return
-        working = _working(folder)
-        yield working
-        _complete(working, folder, fingerprint)
-
-
-def _working(folder: Path) -> Path:
-    working = folder.with_name(f"{folder.name}.partial")
-    working.mkdir(parents=True, exist_ok=True)
-    return working
-
-
-def _complete(working: Path, folder: Path, fingerprint: Mapping[str, Any]) -> None:
-    files = {
-        p.relative_to(working).as_posix(): {"sha256": digest_of_file(p), "bytes": p.stat().st_size}
-        for p in sorted(working.rglob("*"))
-        if p.is_file() and p.name != MANIFEST
-    }
-    write_json(working / MANIFEST, {"fingerprint": dict(fingerprint), "files": files})
-    if folder.exists():
-        shutil.rmtree(folder)
-    working.replace(folder)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """One process at a time makes a folder; yields whether another had to be waited for.
-
-    The kernel drops a lock with the process that holds it. The holder removes the lock's file, so
-    whoever was waiting for that file begins again with a new one.
-    """
-    if fcntl is None:
-        yield False
-        return
-    path = folder.with_name(f"{folder.name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    waited, here = False, False
-    while not here:
-        stream = path.open("a")
-        waited = _wait(stream, fcntl.LOCK_EX, folder) or waited
-        with suppress(FileNotFoundError):
-            here = os.path.samestat(os.fstat(stream.fileno()), path.stat())
-        if not here:
-            stream.close()
-    with stream:
-        try:
-            yield waited
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _wait(stream: IO[str], how: int, folder: Path) -> bool:
-    """Takes a lock; whether another process had it."""
-    try:
-        fcntl.flock(stream, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        sys.stderr.write(f"another process is making {folder}; waiting for it\n")
-        fcntl.flock(stream, how)
-        return True
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
-            raise  # else a file system without locks
-    return False
-
-
-def open_artefact(folder: Path) -> dict[str, Any] | None:
-    """The fingerprint of a complete artefact after checking every file's digest, or None if absent.
-
-    Waits for a process that is making it just now.
-
-    Raises:
-        UserError: a file is missing or its bytes changed since it was written.
-    """
-    if fcntl is not None and not folder.exists():
-        with suppress(FileNotFoundError), folder.with_name(f"{folder.name}.lock").open() as stream:
-            _wait(stream, fcntl.LOCK_SH, folder)
-    return _verified(folder)
-
-
-def _verified(folder: Path) -> dict[str, Any] | None:
-    if not folder.exists():
-        return None
-    mend = f"delete the folder {folder} and run again: it will be made anew"
-    manifest = folder / MANIFEST
-    try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        fingerprint, files = dict(content["fingerprint"]), dict(content["files"])
-        expected = {name: str(entry["sha256"]) for name, entry in files.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            "corrupted cache: unreadable manifest", where=manifest, mend=mend
-        ) from error
-    for name, sha256 in expected.items():
-        path = folder / name
-        if not path.is_file() or digest_of_file(path) != sha256:
-            raise UserError("corrupted cache file", where=path, mend=mend)
-    return fingerprint
-
-
-COMPARE = "compare the file with the layout shown at the top of the task's module"
 
 
 def field(record: Any, name: str, kind: type[T], where: str | Path) -> T:

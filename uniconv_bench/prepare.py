@@ -15,18 +15,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from uniconv_bench.artefacts import MANIFEST, folder_of, missing_artefact, open_artefact
 from uniconv_bench.cards import Profile, TaskCard
 from uniconv_bench.conversation import Conversation, Passage, Turn
 from uniconv_bench.corpus import check_id, store
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import (
-    MANIFEST,
     cache_dir,
     digest_of_code,
     digest_of_file,
-    folder_of,
-    missing_artefact,
-    open_artefact,
+    digest_once,
     read_json,
     write_json,
 )
@@ -89,7 +87,7 @@ def prepare(
                 working.mkdir()
             progress.note(f"preparing {card.title} ({profile}) from {raw}")
             try:
-                _make(card, card_path, raw, profile, allow_absent, working)
+                _make(card, card_path, raw, profile, allow_absent, working, progress)
             except UserError:
                 shutil.rmtree(working, ignore_errors=True)
                 raise
@@ -103,6 +101,7 @@ def _make(
     profile: Profile,
     allow_absent: bool,
     folder: Path,
+    progress: Progress,
 ) -> None:
     """Goes on with the corpus of a preparation that was stopped; all else is made anew."""
     module = task_module(card, card_path)
@@ -110,7 +109,7 @@ def _make(
     for left in folder.iterdir():
         if left.name != PASSAGES:
             left.unlink()
-    _write(_read(card, module, raw, profile, allow_absent), raw, folder)
+    _write(_read(card, module, raw, profile, allow_absent), raw, folder, progress)
 
 
 def is_prepared(
@@ -175,7 +174,7 @@ def _digest(path: Path, facts: os.stat_result) -> str:
     """Raw files may be large, and a command asks for their digests more than once."""
     key = (path.absolute(), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
     if key not in _DIGESTS:
-        _DIGESTS[key] = digest_of_file(path)
+        _DIGESTS[key] = digest_once(path)
     return _DIGESTS[key]
 
 
@@ -215,6 +214,8 @@ class _Data:
     passages: Iterable[Passage]
     facts: Mapping[str, Any]
     """How `mini` was made; empty for other profiles."""
+    size: int = 0
+    """Number of passages; 0 if unknown."""
 
 
 def _read(
@@ -242,17 +243,19 @@ def _read(
         allow_absent=allow_absent,
     )
     kept = (p for p in passages_of(module, raw) if p.passage_id in mini.keep)
-    return _Data(mini.splits, kept, {"test_split": mini.test_split, **mini.facts})
+    facts = {"test_split": mini.test_split, **mini.facts}
+    return _Data(mini.splits, kept, facts, len(mini.keep))
 
 
-def _write(data: _Data, raw: Path, folder: Path) -> None:
+def _write(data: _Data, raw: Path, folder: Path, progress: Progress) -> None:
     splits: dict[str, dict[str, int]] = {}
     wanted: dict[str, tuple[str, str]] = {}
     for split, conversations in data.splits.items():
         place = f"{raw}, split {split}"
         splits[split] = _write_turns(conversations, split, place, folder, wanted)
     missing = set(wanted)
-    count, digest = store(data.passages, folder / PASSAGES, raw, missing)
+    with progress.track("passages", data.size) as advance:
+        count, digest = store(data.passages, folder / PASSAGES, raw, missing, advance)
     if missing:
         passage_id = next(passage_id for passage_id in wanted if passage_id in missing)
         name, where = wanted[passage_id]

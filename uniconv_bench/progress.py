@@ -113,7 +113,8 @@ class Bars:
         with show(label, pace, unit) as advance:
             yield advance
         seconds = self._clock() - pace.start
-        self.note(f"  {label}: {_amount(total or pace.done, unit)} in {seconds:.1f} s")
+        if seconds >= SOON:
+            self.note(f"  {label}: {_amount(total or pace.done, unit)} in {seconds:.1f} s")
 
     @contextmanager
     def _bar(self, label: str, pace: Pace, unit: str) -> Iterator[Callable[[int], None]]:

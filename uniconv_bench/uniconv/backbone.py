@@ -13,16 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from uniconv_bench.artefacts import folder_of, new_artefact, open_artefact
 from uniconv_bench.errors import UserError, unknown_name
-from uniconv_bench.files import (
-    digest_of,
-    digest_of_code,
-    digest_of_file,
-    folder_of,
-    new_artefact,
-    open_artefact,
-    read_json,
-)
+from uniconv_bench.files import digest_of, digest_of_code, digest_of_file, read_json
 from uniconv_bench.system import Progress
 
 ATTENTION = "sdpa"
