@@ -297,6 +297,9 @@ class Training(Card):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the frozen backbone and the activations; adapters and losses stay in float32."""
     checkpoint_steps: Positive = 50
+    tokens_at_once: Positive | None = None
+    """Tokens of a step whose activations are held at a time, for a second forward pass over all;
+    none: all of them, in one pass. The batch of the contrasts is the same."""
     seed: int = 13
     sources: dict[str, str] = {}
     """Field name -> `paper`, `peer:<name>` or `ours`."""

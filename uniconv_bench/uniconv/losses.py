@@ -1,5 +1,7 @@
 """L = L_R + L_G + alpha * L_CII as three plain passes over one batch of turns: the reference form.
 
+Training takes the one-pass form in `joint`, whose gradients are tested against these.
+
 Knows tensors and a decoder; nothing of tasks, cards or training loops.
 """
 

@@ -14,7 +14,6 @@ import platform
 import random
 import shutil
 import time
-from collections import defaultdict
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,9 +35,11 @@ CHECKPOINT = "checkpoint"
 RECIPE = 2
 """Raised by hand whenever a change of code makes training mean something else, so that adapters of
 the former meaning no longer fit."""
+NO_MATTER = ("checkpoint_steps", "tokens_at_once")
+"""Settings that change no weight beyond rounding."""
 CODE = (
-    *("index", "prompts"),
-    *("uniconv/embedding", "uniconv/losses", "uniconv/mixture", "uniconv/training"),
+    *("index", "prompts", "uniconv/joint", "uniconv/losses", "uniconv/mixture"),
+    *("uniconv/training", "uniconv/tree"),
 )
 """What training runs through, for its report."""
 
@@ -52,7 +53,7 @@ def identity(
     that an adapter outlives a tidying; `training.json` beside the weights records code and machine.
     """
     settings = training.model_dump(
-        mode="json", exclude={"sources", "checkpoint_steps"}, exclude_defaults=True
+        mode="json", exclude={"sources", *NO_MATTER}, exclude_defaults=True
     )
     return {
         "recipe": RECIPE,
@@ -94,7 +95,8 @@ def train_adapter(
     import torch
     from accelerate import Accelerator
 
-    from uniconv_bench.uniconv.losses import Weights, loss_terms
+    from uniconv_bench.uniconv.joint import joint_step
+    from uniconv_bench.uniconv.losses import Weights
     from uniconv_bench.uniconv.mixture import examples, groups, make_batch
 
     form = PromptFormat(
@@ -133,16 +135,15 @@ def train_adapter(
             for settings in optimiser.param_groups:
                 settings["lr"] = rate
             batch = make_batch(group, training, form, random.Random(f"{training.seed}:{step}"))
-            terms: dict[str, float] = defaultdict(float)
-            passes = loss_terms(accelerator.unwrap_model(model), batch, weights, form.end)
-            while True:
-                with accelerator.autocast():  # forward alone; backward follows its dtypes
-                    found = next(passes, None)
-                if found is None:
-                    break
-                term, weight, loss = found
-                accelerator.backward(weight * loss)
-                terms[term] += loss.item()
+            terms = joint_step(
+                accelerator.unwrap_model(model),
+                batch,
+                weights,
+                form.end,
+                tokens_at_once=training.tokens_at_once,
+                autocast=accelerator.autocast,  # forward alone; backward follows its dtypes
+                backward=accelerator.backward,
+            )
             norm = accelerator.clip_grad_norm_(list(parameters.values()), training.clip).item()
             if not math.isfinite(norm):
                 raise UserError(

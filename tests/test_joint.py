@@ -1,0 +1,176 @@
+"""The one-pass form of the joint loss: trees of rows, and gradients as of three plain passes."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from test_uniconv import END, INFERENCE, WEIGHTS, task, training
+
+from uniconv_bench.cards import Lora
+from uniconv_bench.progress import Silent
+from uniconv_bench.prompts import PromptFormat
+from uniconv_bench.uniconv.backbone import find_backbone, load_model
+from uniconv_bench.uniconv.joint import joint_step
+from uniconv_bench.uniconv.losses import Weights, loss_terms
+from uniconv_bench.uniconv.mixture import examples, make_batch
+from uniconv_bench.uniconv.training import adapted
+from uniconv_bench.uniconv.tree import Packed, pack, size
+
+torch.set_num_threads(1)
+TREES = [
+    [[5, 6, 7, END], [5, 6, 8, 9, END], [5, 6, 8, 10]],
+    [[5, 6, 7, END]],
+    [[11, 12], [11, 12, 13], [11, 12]],
+    [[20], [21]],
+]
+SIZES = [8, 4, 3, 2]
+
+
+def packed(trees: Any = TREES) -> Packed:
+    return pack(trees, END, torch.float32, "cpu")
+
+
+def test_what_rows_share_is_one_node() -> None:
+    assert [size(tree) for tree in TREES] == SIZES
+    assert packed().ids.shape == (3, 8)  # 8, 4 + 3, 2: no wider than the largest tree
+
+
+def test_every_row_is_a_path_that_sees_itself_alone() -> None:
+    made = packed()
+    rows = [row for tree in TREES for row in tree]
+    for (line, path), row in zip(made.paths, rows, strict=True):
+        assert made.ids[line, path].tolist() == row
+        assert made.positions[line, path].tolist() == list(range(len(row)))
+        for place, node in enumerate(path):
+            seen = (made.mask[line, 0, node] == 0).nonzero().flatten().tolist()
+            assert sorted(seen) == sorted(path[: place + 1])
+
+
+def test_masks_are_added_and_every_node_sees_something() -> None:
+    made = packed()
+    assert made.mask.dtype == torch.float32
+    assert set(made.mask.unique().tolist()) == {0.0, torch.finfo(torch.float32).min}
+    assert (made.mask == 0).any(-1).all()  # fillers too: no softmax over nothing
+
+
+def test_states_of_a_tree_are_those_of_its_rows(tiny_model: Any) -> None:
+    made = packed()
+    states = tiny_model.base_model(
+        input_ids=made.ids, attention_mask=made.mask, position_ids=made.positions, use_cache=False
+    ).last_hidden_state
+    rows = [row for tree in TREES for row in tree]
+    for (line, path), row in zip(made.paths, rows, strict=True):
+        alone = tiny_model.base_model(torch.tensor([row]), use_cache=False).last_hidden_state[0]
+        torch.testing.assert_close(states[line, path], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture
+def form(tiny_tokenizer: Any) -> PromptFormat:
+    return PromptFormat(tiny_tokenizer, INFERENCE.session_tokens, INFERENCE.passage_tokens)
+
+
+def batch_of(form: PromptFormat, **changes: Any) -> Any:
+    chosen = training(**changes)
+    return make_batch(examples(task(), chosen, Silent()), chosen, form, random.Random(0))
+
+
+def reference(model: Any, batch: Any, weights: Weights) -> tuple[dict[str, float], dict[str, Any]]:
+    """Values and gradients of three passes."""
+    model.zero_grad()
+    values: dict[str, float] = {}
+    for name, weight, loss in loss_terms(model, batch, weights, END):
+        (weight * loss).backward()
+        values[name] = values.get(name, 0.0) + loss.item()
+    return values, gradients(model)
+
+
+def gradients(model: Any) -> dict[str, Any]:
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def distance(found: dict[str, Any], wanted: dict[str, Any]) -> float:
+    """Of all gradients as one vector, relative."""
+    assert found.keys() == wanted.keys()
+    apart = sum(float(((found[n] - wanted[n]) ** 2).sum()) for n in wanted)
+    return float((apart / sum(float((g**2).sum()) for g in wanted.values())) ** 0.5)
+
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"generation_input": "session+passage", "generation_passages": 0},
+    {"generation_input": "session+passage", "generation_passages": 2},
+    {"cii_input": "query+passage"},
+    {"ddm": "response_as_passage"},
+    {"ddm": "passage_as_response"},
+    {"hard_negatives": 0},
+]
+
+
+@pytest.mark.parametrize("tokens_at_once", [None, 700, 1])
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_one_pass_has_the_gradients_of_three(
+    changes: dict[str, Any], tokens_at_once: int | None, tiny_model: Any, form: PromptFormat
+) -> None:
+    batch = batch_of(form, **changes)
+    values, wanted = reference(tiny_model, batch, WEIGHTS)
+    tiny_model.zero_grad()
+    found = joint_step(tiny_model, batch, WEIGHTS, END, tokens_at_once=tokens_at_once)
+    assert found == pytest.approx(values, rel=1e-5)
+    assert distance(gradients(tiny_model), wanted) < 5e-5
+
+
+@pytest.mark.parametrize("term", ["retrieval", "generation", "cii"])
+def test_one_objective_alone(term: str, tiny_model: Any, form: PromptFormat) -> None:
+    alone = {"retrieval": 0.0, "generation": 0.0, "cii": 0.0} | {term: 2.0}
+    weights = Weights(**alone, temperature=0.05, cii_temperature=0.1)
+    batch = batch_of(form)
+    values, wanted = reference(tiny_model, batch, weights)
+    tiny_model.zero_grad()
+    assert joint_step(tiny_model, batch, weights, END) == pytest.approx(values, rel=1e-5)
+    assert set(values) == {term}
+    assert distance(gradients(tiny_model), wanted) < 5e-5
+
+
+def test_sessions_cut_to_the_limit(tiny_model: Any, tiny_tokenizer: Any) -> None:
+    short = PromptFormat(tiny_tokenizer, 60, 12)
+    batch = batch_of(short)
+    assert max(map(len, batch.candidates)) == 12
+    values, wanted = reference(tiny_model, batch, WEIGHTS)
+    tiny_model.zero_grad()
+    assert joint_step(tiny_model, batch, WEIGHTS, END) == pytest.approx(values, rel=1e-5)
+    assert distance(gradients(tiny_model), wanted) < 5e-5
+
+
+def test_a_second_pass_draws_the_same_dropout(form: PromptFormat) -> None:
+    """Else the gradients carried back would belong to other embeddings."""
+    fresh = load_model(find_backbone("random-tiny"), "float32", Silent())
+    model = adapted(fresh, training(lora=Lora(r=4, alpha=8, dropout=0.5)))
+    model.train()
+    batch = batch_of(form)
+    seen: list[Any] = []
+    handle = model.get_base_model().base_model.register_forward_hook(
+        lambda module, inputs, output: seen.append(output.last_hidden_state.detach().clone())
+    )
+    joint_step(model, batch, WEIGHTS, END, tokens_at_once=500)
+    handle.remove()
+    parts = len(seen) // 2
+    assert parts > 1
+    for one, two in zip(seen[:parts], seen[parts:], strict=True):
+        assert torch.equal(one, two)
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_a_session_is_read_once(form: PromptFormat) -> None:
+    batch = batch_of(form)
+    rows = [
+        [q, p + (r or []), a or q]
+        for q, p, r, a in zip(
+            batch.queries, batch.prompts, batch.responses, batch.anchors, strict=True
+        )
+    ]
+    sessions = sum(len(q) - 1 for q in batch.queries)
+    apart = sum(len(row) for tree in rows for row in tree)
+    assert sum(size(tree) for tree in rows) <= apart - sessions
