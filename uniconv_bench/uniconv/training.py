@@ -107,7 +107,7 @@ def train_adapter(
     plan = plan[: training.max_steps]
     if not plan:
         raise UserError(f"nothing to train {name} on", mend="give its card tasks with train turns")
-    _keep_freed_memory()
+    keep_freed_memory()
     mixed = "bf16" if training.dtype == "bfloat16" else "no"
     accelerator = Accelerator(cpu=device() == "cpu", mixed_precision=mixed)
     torch.manual_seed(training.seed)
@@ -285,7 +285,7 @@ def _save(model: Any, backbone: Backbone, working: Path) -> None:
     (working / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Has glibc keep freed activations for the next pass in place of handing them to the kernel.
 
     They are gigabytes, freed and asked for again several times a step; faulting the pages in anew
