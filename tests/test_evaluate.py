@@ -289,6 +289,26 @@ def _turns() -> Sequence[Any]:
     return load_task("qrecc", "sample", progress=Silent()).turns()
 
 
+def test_what_is_compared_is_trained_on_the_same_turns(private_cache: Path) -> None:
+    """The adapters of uniconv, its ablations and `separate`: one plan of steps."""
+    from uniconv_bench.uniconv.mixture import examples, groups
+
+    plans = {}
+    for system in ("uniconv", "uniconv-no-cii", "uniconv-no-ddm", "separate"):
+        setup = Setup.of(system, "sample", Silent())
+        for name, training in setup.card.adapters.items():
+            (task, *_) = training.tasks
+            data = {task: examples(setup.training_tasks[task], training, Silent())}
+            steps = groups(data, training, 0)
+            plans[system, name] = [[e.turn.turn_id for e in group] for group in steps]
+            assert (
+                training.tasks
+                == Setup.of("uniconv", "sample", Silent()).card.adapters["joint"].tasks
+            )
+    assert len(plans) == 5
+    assert all(plan == plans["uniconv", "joint"] for plan in plans.values())
+
+
 def test_shipped_adapter_fits_its_card(private_cache: Path) -> None:
     from uniconv_bench.assembly import Setup
 

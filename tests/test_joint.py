@@ -35,7 +35,7 @@ def packed(trees: Any = TREES) -> Packed:
 
 def test_what_rows_share_is_one_node() -> None:
     assert [size(tree) for tree in TREES] == SIZES
-    assert packed().ids.shape == (3, 8)  # 8, 4 + 3, 2: no wider than the largest tree
+    assert packed().ids.shape == (2, 9)  # 8 and 4 + 3 + 2 nodes
 
 
 def test_every_row_is_a_path_that_sees_itself_alone() -> None:

@@ -200,6 +200,15 @@ def test_what_a_card_says_for_a_profile_holds_there_alone(tmp_path: Path) -> Non
     assert plain == card.adapters[next(iter(card.adapters))].model_copy(update={"profiles": {}})
 
 
+def test_a_retriever_asks_what_its_adapter_is_trained_on(tmp_path: Path) -> None:
+    path = tmp_path / "card.toml"
+    path.write_text(SYSTEM.replace('kind = "dense"', 'kind = "dense"\nquery = "query"'))
+    message = fails(registry.system_card, str(path))
+    assert "asks the query, its adapter 'both' is trained on the session" in message
+    path.write_text(path.read_text().replace("seed = 7", 'seed = 7\nretrieval_input = "query"'))
+    assert registry.system_card(str(path))[0].adapters["both"].retrieval_input == "query"
+
+
 def test_a_submission_card_shows_the_form_that_is_meant(tmp_path: Path) -> None:
     path = tmp_path / "card.toml"
     path.write_text(example('name = "my-system"').replace("2026-01-31", "31.1.2026"))

@@ -230,10 +230,12 @@ def test_without_ddm_everything_else_is_the_same(ddm: Any, form: PromptFormat) -
         made[kind] = make_batch(group, chosen, form, random.Random(0))
         for example, prompt in zip(group, made[kind].prompts, strict=True):
             assert form.tokenizer.decode(prompt).count("was kept by") == 3
-            if kind != "both":
-                assert example.response not in [p.text for p in example.grounds]
-                shown = form.tokenizer.decode(prompt).partition("Passages:")[2]
+            shown = form.tokenizer.decode(prompt).partition("Passages:")[2]
+            if kind == "passage_as_response":  # it would only be copied
                 assert example.response is not None and example.response not in shown
+            else:
+                gold = example.turn.gold[0].removeprefix("p")
+                assert f"kept by keeper {gold}" in shown
     assert len(made[ddm].candidates) == pytest.approx(len(made["both"].candidates), abs=2)
     assert [a is None for a in made[ddm].anchors] == [a is None for a in made["both"].anchors]
 
@@ -251,10 +253,22 @@ def test_generation_reads_the_gold_passage_among_distractors_or_the_session_alon
             assert (example.targets[0].text in text) == bool(passages)
 
 
-def test_turns_that_supervise_nothing_are_left_out() -> None:
-    only_retrieval = training(losses=Losses(retrieval=1.0, generation=0.0, cii=0.0))
-    assert len(examples(task(), only_retrieval, Silent())) == 7
-    assert len(examples(task(), training(), Silent())) == 8
+def test_turns_do_not_depend_on_what_is_weighted() -> None:
+    """Else adapters would differ in their data beside their losses; turn 2 has no passage."""
+    wanted = [e.turn.turn_id for e in examples(task(), training(), Silent())]
+    assert len(wanted) == 8
+    for term in ("retrieval", "generation", "cii"):
+        losses = Losses(**{"retrieval": 0.0, "generation": 0.0, "cii": 0.0} | {term: 1.0})
+        for ddm in ("both", "response_as_passage", "passage_as_response"):
+            data = examples(task(), training(losses=losses, ddm=ddm), Silent())
+            assert [e.turn.turn_id for e in data] == wanted
+
+
+def test_turns_without_passage_and_response_are_left_out() -> None:
+    bare = task()
+    silent = [replace(turn, references=()) for turn in bare.turns("train")]
+    bare.turns = lambda split: silent
+    assert [e.turn.number for e in examples(bare, training(), Silent())] == [2] * 7
 
 
 def test_groups_hold_one_task_each_and_every_turn_once_an_epoch() -> None:

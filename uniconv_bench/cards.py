@@ -270,8 +270,10 @@ class Training(Card):
     losses: Losses = Losses()
     ddm: Literal["both", "response_as_passage", "passage_as_response"] = "both"
     """`both`: data-discrepancy mitigation, each turn carries its passage and its response.
-    Without it one text serves both objectives, as in earlier work; where the losses need a passage
-    to ground on, BM25's best stands in for the annotated one."""
+    Without it one text serves both objectives, as in earlier work: the response is what L_R pulls
+    to the session, or the passage is what L_G writes (which then grounds on BM25's best)."""
+    retrieval_input: Literal["session", "query"] = "session"
+    """What L_R pulls to its passage; the retriever that uses the adapter has to ask the same."""
     generation_input: Literal["session", "session+passage"] = "session"
     """What L_G's response is conditioned on."""
     generation_passages: int = Field(default=0, ge=0)
@@ -369,6 +371,14 @@ class SystemCard(Card):
             name = getattr(part, "adapter", None)
             if name is not None and name not in self.adapters:
                 raise ValueError(f"adapter {name!r} is used but not declared under [adapters]")
+        dense = self.retriever if isinstance(self.retriever, DenseRetriever) else None
+        if dense is not None and dense.adapter is not None:
+            trained = self.adapters[dense.adapter].retrieval_input
+            if trained != dense.query:
+                raise ValueError(
+                    f"the retriever asks the {dense.query}, its adapter {dense.adapter!r} is "
+                    f"trained on the {trained}: make retrieval_input and query the same"
+                )
         return self
 
 

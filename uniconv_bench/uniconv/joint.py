@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from uniconv_bench.uniconv.losses import Batch, Weights, info_nce
-from uniconv_bench.uniconv.tree import Packed, pack, size
+from uniconv_bench.uniconv.tree import Path, pack, size
 
 Role = Literal["query", "candidate", "anchor", "target", "response"]
 Key = tuple[Role, int]
@@ -130,33 +130,42 @@ def _parts(trees: Sequence[list[_Row]], tokens_at_once: int | None) -> list[list
 
 
 def _read(model: Any, part: Sequence[list[_Row]], end: int) -> _Found:
-    """One forward pass over some trees."""
+    """Embeddings and likelihoods of some trees; sessions and mere texts are of unlike size."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    device = causal.device
-    embedded = causal.get_input_embeddings().weight.dtype
-    mixed = torch.is_autocast_enabled(device.type)
-    dtype = torch.get_autocast_dtype(device.type) if mixed else embedded
-    packed: Packed = pack([[row.ids for row in tree] for tree in part], end, dtype, device)
-    hidden = causal.base_model(
+    embeddings: dict[Key, Tensor] = {}
+    before, labels = [], []
+    sessions = [tree for tree in part if tree[0].role not in ("candidate", "target")]
+    texts = [tree for tree in part if tree[0].role in ("candidate", "target")]
+    for trees in filter(None, (sessions, texts)):
+        hidden, paths = _hidden(causal, trees, end)
+        for row, (line, path) in zip((r for tree in trees for r in tree), paths, strict=True):
+            if row.role == "response":
+                before.append(hidden[line, path[-row.length - 1 : -1]])
+                labels += row.ids[-row.length :]
+            else:
+                vector = hidden[line, path[-1]].float()
+                embeddings[row.role, row.place] = functional.normalize(vector, dim=-1)
+    if not labels:
+        return _Found(embeddings, torch.zeros((), device=causal.device))
+    logits = causal.get_output_embeddings()(torch.cat(before)).float()
+    target = torch.tensor(labels, device=causal.device)
+    return _Found(embeddings, functional.cross_entropy(logits, target, reduction="sum"))
+
+
+def _hidden(causal: Any, trees: Sequence[list[_Row]], end: int) -> tuple[Tensor, list[Path]]:
+    """Last-layer states (B, width, d) of some trees in one batch, and where each row is in them."""
+    kind = causal.device.type
+    dtype = causal.get_input_embeddings().weight.dtype
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+    packed = pack([[row.ids for row in tree] for tree in trees], end, dtype, causal.device)
+    states = causal.base_model(
         input_ids=packed.ids,
         attention_mask=packed.mask,
         position_ids=packed.positions,
         use_cache=False,
-    ).last_hidden_state
-    embeddings: dict[Key, Tensor] = {}
-    before, labels = [], []
-    for row, (line, path) in zip((r for tree in part for r in tree), packed.paths, strict=True):
-        if row.role != "response":
-            vector = hidden[line, path[-1]].float()
-            embeddings[row.role, row.place] = functional.normalize(vector, dim=-1)
-            continue
-        before.append(hidden[line, path[-row.length - 1 : -1]])
-        labels += row.ids[-row.length :]
-    if not labels:
-        return _Found(embeddings, hidden.new_zeros((), dtype=torch.float32))
-    logits = causal.get_output_embeddings()(torch.cat(before)).float()
-    target = torch.tensor(labels, device=device)
-    return _Found(embeddings, functional.cross_entropy(logits, target, reduction="sum"))
+    )
+    return states.last_hidden_state, packed.paths
 
 
 def _contrasts(leaves: dict[Key, Tensor], batch: Batch, weights: Weights) -> dict[str, Tensor]:

@@ -42,7 +42,9 @@ class Example:
 
 
 def examples(task: Task, training: Training, progress: Progress) -> list[Example]:
-    """The training turns of a task that supervise at least one of the weighted losses.
+    """The training turns of a task that have a gold passage or a response, whatever is weighted.
+
+    So adapters that differ in their losses are trained on the same turns in the same order.
 
     Hard negatives and distractors are the BM25 neighbours of the self-contained query (the session
     where the dataset has no rewrite), minus relevant passages and copies of their text.
@@ -70,9 +72,8 @@ def examples(task: Task, training: Training, progress: Progress) -> list[Example
         else:
             targets = (_spoken(turn),) if turn.references else ()
             rivals = without(near_responses(turn), targets)
-            retrieved = near(turn)
-            example = Example(turn, targets, rivals, retrieved[:1], retrieved[1:], response)
-        if _supervises(example, training):
+            example = Example(turn, targets, rivals, gold, others, response)
+        if turn.gold or turn.references:
             found.append(example)
     return found
 
@@ -107,16 +108,6 @@ def _neighbours(
     return lambda turn: found[turn.turn_id]
 
 
-def _supervises(example: Example, training: Training) -> bool:
-    losses = training.losses
-    responds = example.response is not None
-    return bool(
-        (losses.retrieval and example.targets)
-        or (losses.generation and responds)
-        or (losses.cii and responds and example.grounds)
-    )
-
-
 def groups(
     examples_by_task: dict[str, list[Example]], training: Training, epoch: int
 ) -> list[list[Example]]:
@@ -145,10 +136,10 @@ def make_batch(
     import torch
 
     # The text that supervises each turn, then hard negatives of all turns; each id once.
-    chosen = [shuffle.choice(e.targets) if e.targets else None for e in group]
-    grounds = [
-        target if target in e.grounds else shuffle.choice(e.grounds) if e.grounds else None
-        for e, target in zip(group, chosen, strict=True)
+    grounds = [shuffle.choice(e.grounds) if e.grounds else None for e in group]
+    chosen = [
+        ground if ground in e.targets else e.targets[0] if e.targets else None
+        for e, ground in zip(group, grounds, strict=True)
     ]
     candidates: dict[str, Passage] = {p.passage_id: p for p in chosen if p is not None}
     for example in group:
@@ -167,7 +158,7 @@ def make_batch(
     history: History = "session" if training.cii_input == "session+passage" else "query"
     paired = [p is not None and e.response is not None for p, e in zip(grounds, group, strict=True)]
     return Batch(
-        queries=[form.query(e.turn) for e in group],
+        queries=[form.query(e.turn, training.retrieval_input) for e in group],
         positives=[None if p is None else column[p.passage_id] for p in chosen],
         candidates=[form.passage(p) for p in candidates.values()],
         allowed=allowed,

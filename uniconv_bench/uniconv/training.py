@@ -38,7 +38,8 @@ the former meaning no longer fit."""
 NO_MATTER = ("checkpoint_steps", "tokens_at_once")
 """Settings that change no weight beyond rounding."""
 CODE = (
-    *("index", "prompts", "uniconv/joint", "uniconv/losses", "uniconv/mixture"),
+    *("conversation", "definitions", "index", "prompts"),
+    *("uniconv/backbone", "uniconv/joint", "uniconv/losses", "uniconv/mixture"),
     *("uniconv/training", "uniconv/tree"),
 )
 """What training runs through, for its report."""
@@ -110,6 +111,9 @@ def train_adapter(
     keep_freed_memory()
     mixed = "bf16" if training.dtype == "bfloat16" else "no"
     accelerator = Accelerator(cpu=device() == "cpu", mixed_precision=mixed)
+    if accelerator.num_processes > 1:
+        what = f"{accelerator.num_processes} processes were launched, training runs in one"
+        raise UserError(what, mend="start it without accelerate launch")
     torch.manual_seed(training.seed)
     model = adapted(load_model(backbone, training.dtype, progress), training)
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}

@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 
 Rows = Sequence[Sequence[int]]
+Path = tuple[int, list[int]]
+"""Of a row in a batch: the batch's row, and the nodes of its tokens in it."""
+ATTENTION = 2000
+"""Width at which attention costs about as much as all else in a layer of a small decoder."""
 
 
 class Packed(NamedTuple):
@@ -24,14 +28,13 @@ class Packed(NamedTuple):
         positions: (B, width) depth of each node.
         mask: (B, 1, width, width), 0 where a node attends to another, else the dtype's lowest
             number. Added to scores: boolean masks of four dimensions are ignored by some kernels.
-        paths: of each row of each tree, in the order given: its batch row and the nodes of its
-            tokens in it.
+        paths: of each row of each tree, in the order given.
     """
 
     ids: Tensor
     positions: Tensor
     mask: Tensor
-    paths: list[tuple[int, list[int]]]
+    paths: list[Path]
 
 
 def size(rows: Rows) -> int:
@@ -40,7 +43,7 @@ def size(rows: Rows) -> int:
 
 
 def pack(trees: Sequence[Rows], pad: int, dtype: torch.dtype, device: Any) -> Packed:
-    """Trees, each of rows that may begin alike, as one batch no wider than its largest tree.
+    """Trees, each of rows that may begin alike, as one batch with little filled up.
 
     Args:
         trees: rows of at least one token.
@@ -49,8 +52,7 @@ def pack(trees: Sequence[Rows], pad: int, dtype: torch.dtype, device: Any) -> Pa
         device: where the tensors go.
     """
     grown = [_grown(rows) for rows in trees]
-    width = max(len(tree.tokens) for tree in grown)
-    places = _placed([len(tree.tokens) for tree in grown], width)
+    width, places = _placed([len(tree.tokens) for tree in grown])
     count = 1 + max(row for row, _ in places)
     ids = torch.full((count, width), pad, dtype=torch.long)
     positions = torch.zeros((count, width), dtype=torch.long)
@@ -104,14 +106,28 @@ def _shared(one: Sequence[int], other: Sequence[int]) -> int:
     return min(len(one), len(other))
 
 
-def _placed(sizes: Sequence[int], width: int) -> list[tuple[int, int]]:
-    """(row, first node) of each tree: the largest first, each in the first row it fits into."""
-    used: list[int] = []
-    places = [(0, 0)] * len(sizes)
-    for tree in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        row = next((r for r, taken in enumerate(used) if taken + sizes[tree] <= width), len(used))
-        if row == len(used):
-            used.append(0)
-        places[tree] = (row, used[row])
-        used[row] += sizes[tree]
-    return places
+def _placed(sizes: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
+    """A width, and (row, first node) of each tree; the largest go first, each where it fits first.
+
+    Of widths up to twice the largest tree the one whose batch costs least: tokens times what a
+    layer does for each, of which attention's share grows with the width.
+    """
+    largest = max(sizes)
+    order = sorted(range(len(sizes)), key=lambda i: (-sizes[i], i))
+    best: tuple[float, int, list[tuple[int, int]]] | None = None
+    for width in range(largest, 2 * largest + 1, max(1, largest // 64)):
+        used: list[int] = []
+        places = [(0, 0)] * len(sizes)
+        for tree in order:
+            fits = (row for row, taken in enumerate(used) if taken + sizes[tree] <= width)
+            row = next(fits, len(used))
+            if row == len(used):
+                used.append(0)
+            places[tree] = (row, used[row])
+            used[row] += sizes[tree]
+        width = max(used)
+        cost = len(used) * width * (1 + width / ATTENTION)
+        if best is None or cost < best[0]:
+            best = (cost, width, places)
+    assert best is not None
+    return best[1:]
