@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from uniconv_bench import evaluate, files
+from uniconv_bench.assembly import Setup
 from uniconv_bench.errors import UserError
 from uniconv_bench.estimate import estimate
 from uniconv_bench.files import digest_of_file, read_jsonl
@@ -132,6 +133,7 @@ def test_a_changed_setting_redoes_only_what_depends_on_it(card: str) -> None:
 def test_answers_go_on_where_a_stopped_run_was(
     card: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    Path(card).write_text(CARD.replace("top_k = 1", "top_k = 1, decode_batch_size = 2"))
     whole, _ = run(card)
     monkeypatch.setenv("UNICONV_BENCH_CACHE", str(tmp_path / "stopped"))
     asked: list[int] = []
@@ -142,7 +144,7 @@ def test_answers_go_on_where_a_stopped_run_was(
     def stops(self: Any, turns: Any, evidence: Any, progress: Any) -> Iterator[Answer]:
         asked.append(len(turns))
         for count, answer in enumerate(generate(self, turns, evidence, progress)):
-            if len(asked) == 1 and count == 2:
+            if len(asked) == 1 and count == 3:
                 raise KeyboardInterrupt
             yield answer
 
@@ -153,7 +155,7 @@ def test_answers_go_on_where_a_stopped_run_was(
     with partial.open("a") as stream:
         stream.write('{"turn_id": "torn')  # as a killed process may leave it
     resumed, _ = run(card)
-    assert asked == [4, 2]
+    assert asked == [4, 2]  # of the second batch one answer was there: it is made anew, whole
     assert resumed.digests == whole.digests
 
 

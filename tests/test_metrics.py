@@ -371,6 +371,16 @@ def test_summary_averages_turns_and_counts_conversations() -> None:
     assert summarise({"a_1": 0.2, "a_2": 0.4}).ci95 == (0.0, 1.0)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_conversations_all_alike_still_leave_doubt(value: float) -> None:
+    """The exact 97.5 % bound for no event in so many trials: 1 - 0.025 ** (1 / n)."""
+    summary = summarise({f"{c}_{t}": value for c in range(22) for t in range(4)})
+    far = 1 - 0.025 ** (1 / 22)
+    assert far == pytest.approx(0.1544, abs=1e-4)
+    expected = (0.0, far) if value == 0 else (1 - far, 1.0)
+    assert summary.ci95 == pytest.approx(expected)
+
+
 def test_the_interval_resamples_conversations_not_turns() -> None:
     """Twenty turns that all repeat their conversation's value carry no more than one."""
     rng = random.Random(1)

@@ -80,7 +80,7 @@ FIXED = Provenance(
     packages={"torch": "2.13.0"},
     hardware="Test CPU, 2 cores",
     platform="Linux",
-    seed=13,
+    training={},
     seconds={"retrieve": 1.25},
     peak_memory_bytes=1 << 30,
     energy_joules=None,
@@ -152,7 +152,7 @@ def test_a_record_edited_by_hand_is_refused(tmp_path: Path) -> None:
         (("digests", "run"), "abc", "field digests.run"),
         (("provenance", "energy_joules"), -1, "field provenance.energy_joules"),
         (("provenance", "created"), "yesterday", "field provenance.created"),
-        (("schema_version",), 2, "schema version 2"),
+        (("schema_version",), 1, "schema version 1"),
     ],
 )
 def test_a_malformed_record_names_the_field(
@@ -194,7 +194,7 @@ def test_scores_of_a_record_come_from_the_per_turn_values() -> None:
 
 def test_provenance_tells_the_truth_about_this_checkout() -> None:
     root = Path(records.__file__).resolve().parents[1]
-    found = provenance({"retrieve": 1.23456}, seed=7)
+    found = provenance({"retrieve": 1.23456}, {})
     if (root / ".git").exists():
         head = subprocess.run(
             ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True
@@ -202,7 +202,7 @@ def test_provenance_tells_the_truth_about_this_checkout() -> None:
         assert found.commit == head.stdout.strip() and isinstance(found.dirty, bool)
     else:
         assert found.commit is None and found.dirty is None
-    assert found.seconds == {"retrieve": 1.235} and found.seed == 7
+    assert found.seconds == {"retrieve": 1.235} and found.training == {}
     assert found.packages["ranx"] and found.peak_memory_bytes > 1 << 20
     assert "cores" in found.hardware
 
@@ -217,7 +217,7 @@ def test_outside_a_checkout_there_is_no_commit(
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
     monkeypatch.setattr(records, "__file__", str(inside))
-    found = provenance({}, seed=1)
+    found = provenance({}, {})
     assert found.commit is None and found.dirty is None
 
 
@@ -235,7 +235,7 @@ def test_energy_is_the_difference_of_the_counters_or_none(tmp_path: Path) -> Non
 
 def test_provenance_imports_no_torch() -> None:
     code = (
-        "import sys; from uniconv_bench.records import provenance; provenance({}, 1); "
+        "import sys; from uniconv_bench.records import provenance; provenance({}, {}); "
         "print([m for m in ('torch', 'numpy', 'numba', 'transformers') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

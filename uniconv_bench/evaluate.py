@@ -220,7 +220,9 @@ class Evaluation:
     def _answer(self, working: Path, evidence: Mapping[str, list[Passage]]) -> None:
         """Appends answers as they come to a file that a stopped run goes on with."""
         so_far = working / "answers.partial"
-        done = _answers_so_far(so_far)
+        card = self.setup.card
+        batch = card.inference.decode_batch_size if card.generator.kind == "llm" else 1
+        done = _answers_so_far(so_far, batch)
         left = [turn for turn in self.turns if turn.turn_id not in done]
         with so_far.open("a", encoding="utf-8") as stream:
             for answer in answers(self.generator, left, evidence, self.progress):
@@ -376,8 +378,11 @@ def outputs(record: ResultRecord) -> dict[str, Path]:
     return found
 
 
-def _answers_so_far(path: Path) -> dict[str, Answer]:
-    """Whole lines of an interrupted answer file, each turn's first; what is torn is cut off."""
+def _answers_so_far(path: Path, batch: int) -> dict[str, Answer]:
+    """Whole batches of an interrupted answer file, each turn's first line; all else is cut off.
+
+    So the batches that are left hold the same turns as if nothing had been interrupted.
+    """
     if not path.exists():
         return {}
     kept: dict[str, bytes] = {}
@@ -386,5 +391,6 @@ def _answers_so_far(path: Path) -> dict[str, Answer]:
             kept.setdefault(json.loads(line)["turn_id"], line + b"\n")
         except (ValueError, KeyError, TypeError):
             break  # written while the machine went down: what follows is no better
-    path.write_bytes(b"".join(kept.values()))
+    whole = len(kept) - len(kept) % batch
+    path.write_bytes(b"".join(list(kept.values())[:whole]))
     return runs.read_answers(path)

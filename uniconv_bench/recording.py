@@ -31,17 +31,28 @@ def recorded(evaluation: Evaluation, folders: Mapping[str, Path]) -> ResultRecor
     kept = {turn.turn_id for turn in evaluation.turns}
     qrels = [turn_id for turn_id in task.qrels() if turn_id in kept]
     references = [turn_id for turn_id in task.references() if turn_id in kept]
-    seeds = {card.adapters[name].seed for name in evaluation.setup.adapters}
     weights = {n: digest_of_file(f / WEIGHTS) for n, f in evaluation.setup.adapters.items()}
     backbone = evaluation.setup.backbone
     costs = {stage: read_json(folder / COST) for stage, folder in folders.items()}
     seconds = {stage: cost["seconds"] for stage, cost in costs.items()}
+    training = {}
     for name, folder in evaluation.setup.adapters.items():
-        seconds[f"train {name}"] = read_json(folder / "training.json")["seconds"]
+        report = read_json(folder / "training.json")
+        seconds[f"train {name}"] = report["seconds"]
+        training[name] = records.TrainingPart(
+            seed=card.adapters[name].seed,
+            device=report["device"],
+            package=report["code"]["package"],
+            code=report["code"]["sha256"],
+            libraries=report["libraries"],
+            steps=report["steps"],
+            tokens=report["tokens"],
+            peak_memory_bytes=report["peak_memory_bytes"],
+        )
     here = evaluation.made | {f"train {name}" for name in evaluation.setup.trained}
     # What was done before, or elsewhere, took energy that this process cannot know.
     energy = evaluation.energy if set(seconds) <= here else None
-    made = records.provenance(seconds, min(seeds, default=0), energy_before=energy)
+    made = records.provenance(seconds, training, energy_before=energy)
     peak = max(made.peak_memory_bytes, *(c["peak_memory_bytes"] for c in costs.values()))
     return ResultRecord(
         task=records.TaskPart(

@@ -30,7 +30,7 @@ from uniconv_bench import __version__
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import canonical_json, digest_of, read_json, write_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -121,6 +121,19 @@ class Digests(_Part):
     """Per-turn scores."""
 
 
+class TrainingPart(_Part):
+    """Where and by what an adapter was trained, perhaps long before; with what: the settings."""
+
+    seed: int
+    device: str
+    package: str
+    code: Digest
+    libraries: dict[str, str]
+    steps: Count
+    tokens: Count
+    peak_memory_bytes: Count
+
+
 class Provenance(_Part):
     """By what code, on what machine, at what cost."""
 
@@ -134,9 +147,10 @@ class Provenance(_Part):
     packages: dict[str, str]
     hardware: str
     platform: str
-    seed: int
+    training: dict[str, TrainingPart]
+    """Adapter name -> how it came to be; nothing else draws random numbers."""
     seconds: dict[str, Annotated[float, Field(ge=0)]]
-    """Stage -> wall-clock seconds."""
+    """Stage -> wall-clock seconds, on the machine that it ran on."""
     peak_memory_bytes: Count
     """Largest resident memory of the process."""
     energy_joules: Annotated[float, Field(ge=0)] | None
@@ -147,7 +161,7 @@ class Provenance(_Part):
 class ResultRecord(_Part):
     """The scores of one system on one task, and everything they depend on."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     task: TaskPart
     system: SystemPart
     scores: tuple[Score, ...]
@@ -225,13 +239,16 @@ def read_records(folder: Path) -> list[ResultRecord]:
 
 
 def provenance(
-    seconds: Mapping[str, float], seed: int, *, energy_before: float | None = None
+    seconds: Mapping[str, float],
+    training: Mapping[str, TrainingPart],
+    *,
+    energy_before: float | None = None,
 ) -> Provenance:
     """What this process can say of itself now.
 
     Args:
         seconds: stage -> wall-clock seconds.
-        seed: of everything that draws random numbers.
+        training: adapter name -> how it was trained.
         energy_before: what `energy_joules()` gave when the work began.
     """
     commit, dirty = _checkout()
@@ -243,7 +260,7 @@ def provenance(
         packages=_versions(),
         hardware=_hardware(),
         platform=platforms.platform(),
-        seed=seed,
+        training=dict(training),
         seconds={stage: round(value, 3) for stage, value in seconds.items()},
         peak_memory_bytes=_peak_memory(),
         energy_joules=_since(energy_before, energy_joules()),

@@ -77,6 +77,8 @@ def rescore(
     }
     try:
         qrels, references = task.qrels(), task.references()
+        if run_file and not by_stage["retrieval"]:
+            problems.append("has its passages given, retrieval is not scored: leave the run out")
         if run_file and qrels and by_stage["retrieval"]:
             run = read_run(run_file)
             judged, depth = (qrels, DEPTH) if whole else ((), len(task.corpus))
