@@ -110,9 +110,12 @@ class Setup:
     def train(self, name: str, *, anew: bool = False) -> Path:
         """Trains an adapter into the cache, going on from where a stopped training was.
 
+        Of several processes the first holds the artefact; all train if it says so.
+
         Args:
             anew: even if the cache holds it.
         """
+        from uniconv_bench.uniconv.processes import Processes
         from uniconv_bench.uniconv.training import train_adapter
 
         training = self.card.adapters[name]
@@ -120,14 +123,20 @@ class Setup:
         folder = folder_of("adapters", name, identity)
         tasks = [self.training_tasks[task] for task in training.tasks]
         assert self.backbone is not None
-        inference = self.card.inference
+        given = (name, self.backbone, training, self.card.inference, tasks)
+        processes = Processes.joined()
+        if not processes.first:
+            if processes.told(False):
+                train_adapter(*given, None, self.progress, processes)
+            processes.told(False)  # the artefact is whole
+            return folder
         with missing_artefact(folder, identity, anew=anew) as working:
+            processes.told(working is not None)
             if working is not None:
                 if not any(working.iterdir()):
                     self.trained.add(name)
-                train_adapter(
-                    name, self.backbone, training, inference, tasks, working, self.progress
-                )
+                train_adapter(*given, working, self.progress, processes)
+        processes.told(True)
         return folder
 
     def is_given(self, task: Task) -> bool:

@@ -19,7 +19,7 @@ import typer
 
 from uniconv_bench import __version__
 from uniconv_bench.commands import files, look, results, stages
-from uniconv_bench.commands.shared import note
+from uniconv_bench.commands.shared import first_process, note
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import CACHE, cache_dir, require_writable
 
@@ -98,6 +98,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -105,7 +106,11 @@ def _options(
         bool, typer.Option("--debug", help="On an error, show the traceback. Works anywhere.")
     ] = False,
 ) -> None:
-    pass
+    if os.environ.get("WORLD_SIZE", "1") != "1" and context.invoked_subcommand != "train":
+        what = f"{context.invoked_subcommand} runs in one process; a launcher started several"
+        raise UserError(what, mend="launch train alone, everything else goes without")
+    if not first_process():
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  (for as long as the process lives)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -133,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if line is None:
                 raise
             if line:
-                note(f"error: {line}")
+                typer.echo(f"error: {line}", err=True)
             return 2
     if code == 130:
         note(STOPPED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +40,8 @@ DataOption = Annotated[Path | None, typer.Option(help="Folder with the dataset's
 
 def note(line: str) -> None:
     """A line for the person, on stderr."""
-    typer.echo(line, err=True)
+    if first_process():
+        typer.echo(line, err=True)
 
 
 def next_step(command: str) -> None:
@@ -64,10 +66,15 @@ def print_rows(rows: Sequence[Mapping[str, Any]], title: str, as_json: bool, the
 
 
 def progress() -> Progress:
-    """Bars on stderr."""
-    from uniconv_bench.progress import Bars
+    """Bars on stderr; of several processes the first alone shows them."""
+    from uniconv_bench.progress import Bars, Silent
 
-    return Bars()
+    return Bars() if first_process() else Silent()
+
+
+def first_process() -> bool:
+    """Whether this is the first, or the only one, of those that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def expanded(kind: registry.Kind, given: Sequence[str]) -> list[str]:

@@ -18,11 +18,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from uniconv_bench.uniconv.losses import Batch, Weights, info_nce
+from uniconv_bench.uniconv.processes import Processes
 from uniconv_bench.uniconv.tree import Path, pack, size
 
 Role = Literal["query", "candidate", "anchor", "target", "response"]
 Key = tuple[Role, int]
 """What an embedding is of: its role, and its place in the batch's list."""
+ALONE = Processes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,11 @@ class _Row:
     role: Role
     place: int
     length: int = 0
+
+    @property
+    def key(self) -> Key:
+        """Names its embedding."""
+        return self.role, self.place
 
 
 class _Found(NamedTuple):
@@ -50,35 +57,48 @@ def joint_step(
     tokens_at_once: int | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     backward: Callable[[Tensor], Any] = Tensor.backward,
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
-    """Adds the gradients of the joint loss to the parameters'; returns each term's value.
+    """Gives the parameters the gradients of the joint loss; returns each term's value.
 
     Args:
-        model: a causal decoder, with adapters or without.
-        batch: one optimiser step.
+        model: a causal decoder, with adapters or without; its gradients are cleared.
+        batch: one optimiser step: the same in all processes.
         weights: of the terms; one of weight 0, or without supervision in the batch, is left out.
         end: id that fills rows up.
-        tokens_at_once: tokens whose activations are held at a time, if no tree is larger; None:
-            all, and no second pass. Gradients are the same to rounding.
+        tokens_at_once: tokens whose activations a process holds at a time, if no tree is larger;
+            None: all, and no second pass. Gradients are the same to rounding.
         autocast: around forward passes.
         backward: of a scalar.
+        processes: that share the work; all end with the gradients of the whole batch.
     """
-    parts = _parts(_trees(batch, weights), tokens_at_once)
-    tokens = sum(row.length for part in parts for tree in part for row in tree)
+    trees = _trees(batch, weights)
+    rows = [row for tree in trees for row in tree]
+    line = {row.key: number for number, row in enumerate(r for r in rows if r.role != "response")}
+    tokens = sum(row.length for row in rows)
+    parts = _parts(trees, tokens_at_once, processes)
     first: list[_Found] = []
     states: list[_Randomness] = []
     for part in parts:
         states.append(_Randomness())
         with torch.set_grad_enabled(len(parts) == 1), autocast():
             first.append(_read(model, part, end))
-    known = {key: value for found in first for key, value in found.embeddings.items()}
-    leaves = {key: value.detach().requires_grad_() for key, value in known.items()}
-    terms = _contrasts(leaves, batch, weights)
-    if tokens and weights.generation:
-        terms["generation"] = torch.stack([found.nll.detach() for found in first]).sum() / tokens
+
+    # Everybody gets all embeddings, and so the same loss and the gradient of each of them.
+    table = torch.zeros(len(line), model.config.hidden_size, device=model.device)
+    nll = torch.zeros((), device=model.device)
+    for found in first:
+        nll += found.nll.detach()
+        for key, value in found.embeddings.items():
+            table[line[key]] = value.detach()
+    processes.add([table, nll])
+    table.requires_grad_()
+    terms = _contrasts(table, line, batch, weights)
     for name, loss in terms.items():
-        if loss.requires_grad:
-            (getattr(weights, name) * loss).backward()
+        (getattr(weights, name) * loss).backward()
+    if tokens:
+        terms["generation"] = nll / tokens
+
     for part, found, state in zip(parts, first, states, strict=True):
         if len(parts) > 1:
             state.restore()
@@ -86,9 +106,15 @@ def joint_step(
                 found = _read(model, part, end)
         loss = found.nll * (weights.generation / max(tokens, 1))
         for key, value in found.embeddings.items():
-            if (gradient := leaves[key].grad) is not None:
-                loss = loss + (value * gradient).sum()
+            if table.grad is not None:
+                loss = loss + (value * table.grad[line[key]]).sum()
         backward(loss)
+    if processes.count > 1:
+        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        for parameter in learning:
+            if parameter.grad is None:  # of a process that had nothing to read
+                parameter.grad = torch.zeros_like(parameter)
+        processes.add([parameter.grad for parameter in learning if parameter.grad is not None])
     return {name: loss.item() for name, loss in terms.items()}
 
 
@@ -115,12 +141,14 @@ def _trees(batch: Batch, weights: Weights) -> list[list[_Row]]:
     return trees + [[_Row(batch.targets[i] or [], "target", i)] for i in grounded]
 
 
-def _parts(trees: Sequence[list[_Row]], tokens_at_once: int | None) -> list[list[list[_Row]]]:
-    """Trees of like size together, in parts of at most that many tokens (or of one tree)."""
+def _parts(
+    trees: Sequence[list[_Row]], tokens_at_once: int | None, processes: Processes
+) -> list[list[list[_Row]]]:
+    """The trees of one process, of like size together, a part at most so many tokens, or a tree."""
     sizes = [size([row.ids for row in tree]) for tree in trees]
     parts: list[list[list[_Row]]] = []
     room = 0
-    for i in sorted(range(len(trees)), key=lambda i: (-sizes[i], i)):
+    for i in processes.share(sizes):
         if not parts or (tokens_at_once is not None and sizes[i] > room):
             parts.append([])
             room = tokens_at_once or 0
@@ -144,7 +172,7 @@ def _read(model: Any, part: Sequence[list[_Row]], end: int) -> _Found:
                 labels += row.ids[-row.length :]
             else:
                 vector = hidden[line, path[-1]].float()
-                embeddings[row.role, row.place] = functional.normalize(vector, dim=-1)
+                embeddings[row.key] = functional.normalize(vector, dim=-1)
     if not labels:
         return _Found(embeddings, torch.zeros((), device=causal.device))
     logits = causal.get_output_embeddings()(torch.cat(before)).float()
@@ -168,28 +196,36 @@ def _hidden(causal: Any, trees: Sequence[list[_Row]], end: int) -> tuple[Tensor,
     return states.last_hidden_state, packed.paths
 
 
-def _contrasts(leaves: dict[Key, Tensor], batch: Batch, weights: Weights) -> dict[str, Tensor]:
-    """L_R and L_CII over the embeddings of the whole batch."""
+def _contrasts(
+    table: Tensor, line: dict[Key, int], batch: Batch, weights: Weights
+) -> dict[str, Tensor]:
+    """L_R and L_CII over the embeddings of the whole batch.
+
+    Args:
+        table: (K, d) embeddings.
+        line: of each embedding in it.
+        batch: says which belong together.
+        weights: for the temperatures.
+    """
+
+    def of(role: Role, places: Sequence[int]) -> Tensor:
+        return table[torch.tensor([line[role, place] for place in places], device=table.device)]
+
     found = {}
-    judged = sorted(place for role, place in leaves if role == "query")
-    if judged:
-        device = leaves["query", judged[0]].device
-        columns = range(len(batch.candidates))
+    if judged := sorted(place for role, place in line if role == "query"):
         found["retrieval"] = info_nce(
-            torch.stack([leaves["query", i] for i in judged]),
-            torch.stack([leaves["candidate", j] for j in columns]),
-            torch.tensor([batch.positives[i] for i in judged], device=device),
-            batch.allowed[judged].to(device),
+            of("query", judged),
+            of("candidate", range(len(batch.candidates))),
+            torch.tensor([batch.positives[i] for i in judged], device=table.device),
+            batch.allowed[judged].to(table.device),
             weights.temperature,
         )
-    grounded = sorted(place for role, place in leaves if role == "anchor")
-    if grounded:
-        device = leaves["anchor", grounded[0]].device
+    if grounded := sorted(place for role, place in line if role == "anchor"):
         found["cii"] = info_nce(
-            torch.stack([leaves["anchor", i] for i in grounded]),
-            torch.stack([leaves["target", i] for i in grounded]),
-            torch.arange(len(grounded), device=device),
-            batch.distinct[grounded][:, grounded].to(device),
+            of("anchor", grounded),
+            of("target", grounded),
+            torch.arange(len(grounded), device=table.device),
+            batch.distinct[grounded][:, grounded].to(table.device),
             weights.cii_temperature,
         )
     return found

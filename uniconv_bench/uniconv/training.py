@@ -30,6 +30,8 @@ from uniconv_bench.uniconv.backbone import Backbone, device, load_model, load_to
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from uniconv_bench.uniconv.processes import Processes
+
 LIBRARIES = ("accelerate", "peft", "tokenizers", "torch", "transformers")
 CHECKPOINT = "checkpoint"
 RECIPE = 2
@@ -40,7 +42,7 @@ NO_MATTER = ("checkpoint_steps", "tokens_at_once")
 CODE = (
     *("conversation", "definitions", "index", "prompts"),
     *("uniconv/backbone", "uniconv/joint", "uniconv/losses", "uniconv/mixture"),
-    *("uniconv/training", "uniconv/tree"),
+    *("uniconv/processes", "uniconv/training", "uniconv/tree"),
 )
 """What training runs through, for its report."""
 
@@ -83,15 +85,24 @@ def train_adapter(
     training: Training,
     inference: Inference,
     tasks: list[Task],
-    working: Path,
+    working: Path | None,
     progress: Progress,
-) -> dict[str, Any]:
+    processes: Processes | None = None,
+) -> None:
     """Trains from the last checkpoint in `working`, if any, and leaves the adapter there.
 
     Writes `adapter_model.safetensors` (float16), `adapter_config.json` and `training.json`.
 
-    Returns:
-        The content of `training.json`: steps, losses, rates, device, seconds.
+    Args:
+        name: of the adapter, for messages.
+        backbone: what it adapts.
+        training: its card.
+        inference: lengths of session and passage.
+        tasks: whose training turns are mixed.
+        working: where checkpoints and the adapter go; None in all processes but the first.
+        progress: told of every step.
+        processes: that share every step's work, None being one alone; the weights are the same to
+            rounding, however many there are.
     """
     import torch
     from accelerate import Accelerator
@@ -99,7 +110,9 @@ def train_adapter(
     from uniconv_bench.uniconv.joint import joint_step
     from uniconv_bench.uniconv.losses import Weights
     from uniconv_bench.uniconv.mixture import examples, groups, make_batch
+    from uniconv_bench.uniconv.processes import Processes
 
+    processes = processes or Processes()
     form = PromptFormat(
         load_tokenizer(backbone, progress), inference.session_tokens, inference.passage_tokens
     )
@@ -111,17 +124,15 @@ def train_adapter(
     keep_freed_memory()
     mixed = "bf16" if training.dtype == "bfloat16" else "no"
     accelerator = Accelerator(cpu=device() == "cpu", mixed_precision=mixed)
-    if accelerator.num_processes > 1:
-        what = f"{accelerator.num_processes} processes were launched, training runs in one"
-        raise UserError(what, mend="start it without accelerate launch")
     torch.manual_seed(training.seed)
+    # Alike in all processes, and not wrapped: `joint_step` sees to their gradients.
     model = adapted(load_model(backbone, training.dtype, progress), training)
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     optimiser = torch.optim.AdamW(
         parameters.values(), lr=training.learning_rate, weight_decay=training.weight_decay
     )
-    log = _resume(working, parameters, optimiser)
-    model, optimiser = accelerator.prepare(model, optimiser)
+    log = _resume(processes.told(_stopped(working)), parameters, optimiser)
+    optimiser = accelerator.prepare(optimiser)
     weights = Weights(
         **training.losses.model_dump(),
         temperature=training.temperature,
@@ -140,13 +151,14 @@ def train_adapter(
                 settings["lr"] = rate
             batch = make_batch(group, training, form, random.Random(f"{training.seed}:{step}"))
             terms = joint_step(
-                accelerator.unwrap_model(model),
+                model,
                 batch,
                 weights,
                 form.end,
                 tokens_at_once=training.tokens_at_once,
                 autocast=accelerator.autocast,  # forward alone; backward follows its dtypes
                 backward=accelerator.backward,
+                processes=processes,
             )
             norm = accelerator.clip_grad_norm_(list(parameters.values()), training.clip).item()
             if not math.isfinite(norm):
@@ -168,13 +180,15 @@ def train_adapter(
                     "seconds": round(seconds, 3),
                 }
             )
-            if (step + 1) % training.checkpoint_steps == 0:
+            if working is not None and (step + 1) % training.checkpoint_steps == 0:
                 _checkpoint(working, parameters, optimiser, log)
             advance(1)
+    if working is None:
+        return
     report = {
         "adapter": name,
         "backbone": backbone.name,
-        "device": _device_name(),
+        "device": _device_name(processes),
         "turns": {task: len(found) for task, found in data.items()},
         "steps": len(plan),
         "tokens": sum(row["tokens"] for row in log),
@@ -185,10 +199,9 @@ def train_adapter(
         "trainable_parameters": sum(p.numel() for p in parameters.values()),
         "log": log,
     }
-    _save(accelerator.unwrap_model(model), backbone, working)
+    _save(model, backbone, working)
     write_json(working / "training.json", report)
     shutil.rmtree(working / CHECKPOINT, ignore_errors=True)
-    return report
 
 
 def adapted(model: Any, training: Training) -> Any:
@@ -250,16 +263,27 @@ def _checkpoint(
     os.replace(fresh, working / CHECKPOINT)  # noqa: PTH105 (a folder)
 
 
-def _resume(working: Path, parameters: dict[str, Tensor], optimiser: Any) -> list[dict[str, Any]]:
-    """Loads the last checkpoint into parameters and optimiser; its log, or an empty one."""
-    import torch
+State = tuple[list[dict[str, Any]], dict[str, Any]]
+
+
+def _stopped(working: Path | None) -> State | None:
+    """Log and tensors of the last checkpoint, if there is one."""
     from safetensors.torch import load_file
 
-    folder = working / CHECKPOINT
-    if not folder.exists():
+    if working is None or not (folder := working / CHECKPOINT).exists():
+        return None
+    return read_json(folder / "log.json"), load_file(folder / "state.safetensors")
+
+
+def _resume(
+    state: State | None, parameters: dict[str, Tensor], optimiser: Any
+) -> list[dict[str, Any]]:
+    """Gives parameters and optimiser the state of a checkpoint; its log, or an empty one."""
+    import torch
+
+    if state is None:
         return []
-    log: list[dict[str, Any]] = read_json(folder / "log.json")
-    tensors = load_file(folder / "state.safetensors")
+    log, tensors = state
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"{name}|value"])
@@ -301,12 +325,12 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks
 
 
-def _device_name() -> str:
+def _device_name(processes: Processes) -> str:
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"cpu, {torch.get_num_threads()} threads"
+    cpu = f"cpu, {torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
+    return name if processes.count == 1 else f"{processes.count} processes, each: {name}"
 
 
 def _peak_memory() -> int:

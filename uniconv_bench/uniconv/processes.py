@@ -1,0 +1,72 @@
+"""The processes that train together, by torch.distributed: one without a launcher, else several.
+
+Every process holds the whole model and knows the whole batch; each reads a share of its trees.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from uniconv_bench.uniconv.backbone import device
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """`rank` of `count`."""
+
+    rank: int = 0
+    count: int = 1
+
+    @staticmethod
+    def joined() -> Processes:
+        """Those that torchrun or accelerate launched, once all have met; else this one alone."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return Processes()
+        from accelerate import PartialState
+
+        state = PartialState(cpu=device() == "cpu")
+        return Processes(state.process_index, state.num_processes)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes files and talks to people."""
+        return self.rank == 0
+
+    def share(self, sizes: Sequence[int]) -> list[int]:
+        """Which of some items are this process's: each goes to whoever has least so far."""
+        load = [0] * self.count
+        own = []
+        for item in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+            least = load.index(min(load))
+            load[least] += sizes[item]
+            if least == self.rank:
+                own.append(item)
+        return own
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Sums tensors over all processes, in place; of one type and device."""
+        parts = list(tensors)
+        if self.count == 1 or not parts:
+            return
+        flat = torch.cat([part.detach().reshape(-1) for part in parts])
+        distributed.all_reduce(flat)
+        start = 0
+        with torch.no_grad():
+            for part in parts:
+                part.copy_(flat[start : start + part.numel()].view_as(part))
+                start += part.numel()
+
+    def told(self, value: T) -> T:
+        """In all of them what the first has to say."""
+        said = [value]
+        if self.count > 1:
+            distributed.broadcast_object_list(said)
+        return said[0]
