@@ -33,6 +33,7 @@ LAYERS = (
     {"display", "doctor"},
     {"commands"},
     {"cli"},
+    {"__main__"},
 )
 """From the bottom up: a unit imports from its own layer or below. A unit is a module or folder."""
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}

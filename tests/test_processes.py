@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from test_joint import WEIGHTS, batch_of, distance, gradients
 from test_uniconv import END, trained, training
 
+from uniconv_bench.cli import main
+from uniconv_bench.files import CACHE
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.uniconv.joint import joint_step
 from uniconv_bench.uniconv.processes import Processes
@@ -30,6 +32,8 @@ sys.path.insert(0, sys.argv[1])
 from test_joint import INFERENCE, WEIGHTS, batch_of, gradients
 from test_uniconv import END, Stopped, StopAfter, task, tiny, training
 from uniconv_bench.progress import Silent
+from uniconv_bench.cli import main
+from uniconv_bench.files import CACHE
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.uniconv.joint import joint_step
 from uniconv_bench.uniconv.processes import Processes
@@ -121,6 +125,33 @@ def test_two_processes_train_as_one_and_resume_to_the_same_bits(
     for key in ("retrieval", "generation", "cii", "gradient_norm"):
         assert report["log"][0][key] == pytest.approx(alone["log"][0][key], rel=1e-4)
     assert report["device"].startswith("2 processes, each: ")
+
+
+def test_the_command_line_trains_in_two_processes(tmp_path: Path) -> None:
+    from test_evaluate import ADAPTER, CARD, LLM
+
+    card = tmp_path / "tiny.toml"
+    card.write_text(CARD.replace('kind = "llm"', LLM) + ADAPTER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    launched = subprocess.run(
+        [*command, "2", "-m", "uniconv_bench", "train", "--system", str(card), "--json"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", CACHE: str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+    )
+    assert launched.returncode == 0, launched.stderr[-3000:]
+    (row,) = json.loads(launched.stdout)  # said once
+    report = json.loads((Path(row["folder"]) / "training.json").read_text())
+    assert report["steps"] == 2 and report["device"].startswith("2 processes")
+    assert launched.stderr.count("next:") <= 1
+
+
+def test_only_training_runs_in_several_processes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["list", "tasks"]) == 2
+    assert "error: list runs in one process" in capsys.readouterr().err
 
 
 def test_shares_are_a_partition_of_even_weight() -> None:
