@@ -67,7 +67,7 @@ def test_notes_say_what_the_figures_rest_on() -> None:
         hardware="Other CPU, 8 cores",
     )
     text = table(records)
-    assert "qrecc (test split, version 1): NDCG&#64;3 n = 20 turns of 5 conversations; F1" in text
+    assert "qrecc (test split, version 1): NDCG@3, F1 n = 20 turns of 5 conversations" in text
     assert "B on qrecc: 20 of 20 judged turns not ranked and 20 of 20 judged turns not" in text
     assert "C on qrecc: 20 of 20 judged turns not ranked (each counted as 0)" in text
     assert "Backbones: smollm2-135m (0.1.2): B, C; none: A." in text
@@ -204,6 +204,7 @@ def test_escapes() -> None:
     assert shown.endswith(r"\\")
     assert escape_markdown("right\u202eleft\x00\u2028x") == "right left x"
     assert escape_markdown("Ünï 100 %, a-b (c) + d.") == "Ünï 100 %, a-b (c) + d."
+    assert escape_markdown("NDCG@3, a@3.org @3x @team") == "NDCG@3, a&#64;3.org &#64;3x &#64;team"
     assert escape_latex("[x]*") == "{[}x]{*}"
     assert escape_latex("a<b|c>") == r"a\textless{}b\textbar{}c\textgreater{}"
 

@@ -113,8 +113,8 @@ def escape_markdown(text: str) -> str:
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*_{}\[\]#|~!$])", r"\\\1", text)
-    # Bare addresses become links by themselves.
-    text = text.replace("@", "&#64;").replace("://", "&#58;//")
+    # Bare addresses become links by themselves; the cutoff of a metric is none.
+    text = re.sub(r"@(?!\d+(?![\w.-]))", "&#64;", text).replace("://", "&#58;//")
     return re.sub(r"(?i)(www|mailto|xmpp)([.:])", lambda m: f"{m[1]}&#{ord(m[2])};", text)
 
 
@@ -253,15 +253,18 @@ def _per_task(records: Sequence[ResultRecord], columns: Sequence[Column]) -> lis
     notes = []
     for task in _distinct(task for task, _ in columns):
         own = [r for r in records if r.task.name == task]
-        parts = []
+        alike: dict[tuple[int, int], list[str]] = {}
         for metric in (m for t, m in columns if t == task):
             scores = [s for r in own for s in r.scores if s.metric == metric]
             sizes = {(s.n, s.conversations) for s in scores}
             if len(sizes) > 1:
                 raise UserError(f"systems were averaged over different turns of {task}, {metric}")
-            (n, conversations), *_ = sizes
-            label = metric_label(metric)
-            parts.append(f"{label} n = {n} turns of {conversations} conversations")
+            (size,) = sizes
+            alike.setdefault(size, []).append(metric_label(metric))
+        parts = [
+            f"{', '.join(labels)} n = {n} turns of {conversations} conversations"
+            for (n, conversations), labels in alike.items()
+        ]
         where = f"{own[0].task.split} split, version {own[0].task.version}"
         notes.append(f"{task} ({where}): {'; '.join(parts)}.")
         official = own[0].task.split.removesuffix(CUT)

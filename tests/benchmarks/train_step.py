@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from uniconv_bench.cards import Training
+from uniconv_bench.cards import Lora, Training
 from uniconv_bench.progress import Bars
 from uniconv_bench.uniconv.backbone import device, find_backbone, load_model
 from uniconv_bench.uniconv.joint import joint_step
@@ -30,7 +30,24 @@ PASSAGE, RESPONSE = 192, 64
 WEIGHTS = Weights(1.0, 1.0, 0.5, 0.01, 0.01)
 
 
-def batch_of(turns: int, session: int, vocabulary: int, end: int) -> Batch:
+def adapter(dtype: str) -> tuple[Any, int]:
+    """The real backbone with trainable LoRA on all layers, and its end token."""
+    keep_freed_memory()
+    torch.manual_seed(0)
+    model = load_model(find_backbone("smollm2-135m"), dtype, Bars())
+    model = adapted(model, Training(tasks=("none",), lora=Lora(dropout=0.0)))
+    model.train()
+    return model, model.config.eos_token_id
+
+
+def batch_of(
+    turns: int,
+    session: int,
+    vocabulary: int,
+    end: int,
+    passage: int = PASSAGE,
+    response: int = RESPONSE,
+) -> Batch:
     """Turns of sessions, passages and responses of these lengths; L_G reads the session alone."""
     draw = random.Random(0)
 
@@ -38,8 +55,8 @@ def batch_of(turns: int, session: int, vocabulary: int, end: int) -> Batch:
         return [draw.randrange(10, vocabulary) for _ in range(length)]
 
     sessions = [ids(session) for _ in range(turns)]
-    passages = [ids(PASSAGE) for _ in range(turns)]
-    responses = [ids(RESPONSE) for _ in range(turns)]
+    passages = [ids(passage) for _ in range(turns)]
+    responses = [ids(response) for _ in range(turns)]
     every = ~torch.eye(turns, dtype=torch.bool)
     return Batch(
         queries=[[*s, end] for s in sessions],
@@ -93,13 +110,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=3)
     given = parser.parse_args()
-    keep_freed_memory()
     for dtype in given.dtypes:
-        torch.manual_seed(0)
-        model = load_model(find_backbone("smollm2-135m"), dtype, Bars())
-        model = adapted(model, Training(tasks=("none",), lora={"dropout": 0.0}))
-        model.train()
-        end = model.config.eos_token_id
+        model, end = adapter(dtype)
         for session in given.sessions:
             batch = batch_of(given.turns, session, model.config.vocab_size, end)
             seconds: dict[str, list[float]] = {"three": [], "one": []}
