@@ -321,13 +321,17 @@ def test_a_licence_is_accepted_once(terms: str, server: Server) -> None:
     card = card_of(sources(server), licence="CC BY-NC 4.0", licence_terms=terms)
     line = fails(f"the licence of Mine is {terms}: CC BY-NC 4.0", get, card)
     assert card.homepage in line and "--accept-licence" in line
-    assert "--accept-licence" in fetch.licence_line(card) and server.seen == []
+    assert "--accept-licence" in fetch.licence_line(card, download=True) and server.seen == []
+    assert "--accept-licence" not in fetch.licence_line(card)
+    assert "--accept-licence" not in fetch.licence_line(
+        card.model_copy(update={"sources": ()}), download=True
+    )
     get(card, accept_licence=True)
     note = json.loads(facts(card, "accepted-licence.json").read_text())
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", note["accepted"])
     shutil.rmtree(cache_dir() / "raw" / "mine" / "files")
     get(card)
-    assert "--accept-licence" not in fetch.licence_line(card)
+    assert "--accept-licence" not in fetch.licence_line(card, download=True)
     stricter = card_of(sources(server)[:1], licence="CC BY-NC-ND 4.0", licence_terms=terms)
     get(stricter)  # all there: nothing is downloaded
     shutil.rmtree(cache_dir() / "raw" / "mine" / "files")
@@ -339,7 +343,7 @@ def test_offline_makes_no_connection(
 ) -> None:
     with no_sockets(monkeypatch):
         line = fails("--offline, and the cache lacks 3 raw files of Mine", get, card, offline=True)
-        assert TRAIN in line and "pass --data-dir" in line
+        assert TRAIN in line and "passages.zip (" in line and "pass --data-dir" in line
         with pytest.raises(AssertionError, match="a connection was made"):
             get(card)
     folder = get(card)
@@ -363,6 +367,9 @@ def test_too_small_a_disk_is_told_before_work(
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
         line = fails("about 11.0 GB of disk are needed and 11.0 GB are free", get, large)
         assert "UNICONV_BENCH_CACHE" in line and server.seen == []
+        small = fetch.plan(large, "full")
+        assert "NOT ENOUGH, 1 byte are lacking" in small.cost()
+        assert small.to_json()["lacking_bytes"] == 1
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
         get(large)
@@ -385,6 +392,10 @@ def test_a_plan_says_what_it_costs(card: TaskCard, server: Server) -> None:
     assert [row["bytes"] for row in rows] == ["2.0 GB", "unknown", rows[2]["bytes"]]
     assert rows[2]["file"] == "passages.zip" and rows[0]["from"] == "127.0.0.1"
     assert "2.0 GB and 1 of unknown size" in before.cost() and "assuming 10.0 MB/s" in before.cost()
+    unsized = card_of(sources(server)[:2])
+    assert "2 files of unknown size; disk and time: unknown" in fetch.plan(unsized, "full").cost()
+    told = "no direct download; get its files from https"
+    assert told in fetch.plan(card_of([]), "full").cost()
     assert server.seen == [] and not (cache_dir() / "raw").exists()
     get(card)
     after = fetch.plan(card, "full")
@@ -439,12 +450,14 @@ def test_prepare_from_source_cache_and_folder(
         code, out, err = command("run", "--task", mine, "--system", "no-passages", *given[3:5])
         first = "first run uniconv-bench prepare --task mine --profile full"
         assert code == 2 and first in err.splitlines()[-1]
+    code, _, err = command(*given, "--allow-absent")  # before anything is fetched
+    assert (code, err) == (2, "error: --allow-absent is for --profile mini; leave it out\n")
     code, _, err = command(*given)
     assert code == 2 and "add --accept-licence if you keep to it" in err and server.seen == []
     server.scripts = {"/passages.zip": [status(503, Retry_After=0)]}
     code, out, err = command(*given, "--accept-licence")
     assert code == 0 and json.loads(out)[0]["passages"] == 3, err
-    assert "licence of Mine (non-commercial)" in err
+    assert "licence of Mine (non-commercial)" in err and "--accept-licence" not in err
     assert "assuming 10.0 MB/s of download" in err
     asked = len(server.seen)
     with no_sockets(monkeypatch):

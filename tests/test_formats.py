@@ -230,6 +230,13 @@ def test_present_keeps_the_order_of_the_splits(tmp_path: Path) -> None:
     assert present(tmp_path, files) == ("dev", "test")
 
 
+def test_a_folder_of_other_files_is_told_what_was_sought(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("")
+    told = r"sought t\.json, d\.json or v\.json, found README\.md \(.*as they are or gzipped"
+    with pytest.raises(UserError, match=told):
+        present(tmp_path, {"train": ("t.json",), "dev": ("d.json", "v.json")})
+
+
 def test_an_id_may_hold_blanks() -> None:
     assert identifier("Mossy Ford:1", "id", "here") == "Mossy Ford:1"
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from uniconv_bench import cli
 from uniconv_bench.artefacts import MANIFEST
 from uniconv_bench.cards import Mini, Profile
 from uniconv_bench.conversation import Conversation, Passage, Turn, Utterance
@@ -387,5 +388,29 @@ def test_absent_gold_at_mini_needs_a_word(raw: Path, private_cache: Path) -> Non
     task = Task(card, "mini", folder)
     assert "1_1" not in task.qrels() and "1_1" in task.references()
     assert load_task("qrecc", "mini", progress=Silent()).folder == folder
+
+
+def test_data_without_a_relevant_passage_offers_no_run(
+    raw: Path, private_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("prepare", "--task", "qrecc", "--profile", "mini", "--data-dir", str(raw))
+    assert cli.main(given) == 0
+    err = capsys.readouterr().err
+    assert "WARNING" not in err and "next: uniconv-bench run" in err
+
+    def lose(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            row["Truth_passages"] = ["gone"]
+
+    for name in (TEST, "scai-qrecc21-training-turns.json"):
+        edit(raw / name, lose)
+    assert cli.main((*given, "--allow-absent")) == 0
+    err = capsys.readouterr().err
+    told = "no turn of QReCC, split train and test, has a relevant passage: retrieval can be"
+    assert f"WARNING: {told} neither trained nor scored" in err and "next:" not in err
+
+
+def test_only_mini_leaves_turns_unjudged(raw: Path, private_cache: Path) -> None:
+    card, path = task_card("qrecc")
     with pytest.raises(UserError, match="for --profile mini"):
         prepare(card, path, "full", raw, allow_absent=True, progress=Silent())

@@ -14,7 +14,7 @@ from typing import Any
 from uniconv_bench.cards import Profile, TaskCard
 from uniconv_bench.download import Patience
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import cache_dir, write_json
+from uniconv_bench.files import cache_dir, require_folder, write_json
 from uniconv_bench.rawfiles import Line, RawFiles, files_of
 from uniconv_bench.system import Progress
 
@@ -50,6 +50,11 @@ class Plan:
         return sum(line.room for line in self.lines) + prepared
 
     @property
+    def lacking(self) -> int:
+        """Bytes of disk that have to be freed first."""
+        return max(0, self.room - self.free)
+
+    @property
     def seconds(self) -> float:
         """Time to download and to prepare, at the assumed rates."""
         text = sum(line.text for line in self.lines)
@@ -68,20 +73,29 @@ class Plan:
             "unknown_sizes": self.unknown,
             "disk_bytes": self.room,
             "free_bytes": self.free,
+            "lacking_bytes": self.lacking,
             "seconds": round(self.seconds),
             "assumed_rates": {"download": DOWNLOAD_RATE, "read": READ_RATE},
         }
 
     def cost(self) -> str:
-        """Disk and time in a sentence."""
+        """Disk and time in a sentence; where the card names no source, how to get the files."""
         from rich.filesize import decimal
 
+        if not self.lines:
+            return f"{self.card.title} has no direct download; {by_hand(self.card)}"
+        if self.unknown and not self.room:
+            return (
+                f"to get: {self.unknown} files of unknown size; disk and time: unknown; "
+                f"{decimal(self.free)} of disk are free"
+            )
         unknown = f" and {self.unknown} of unknown size" if self.unknown else ""
         about = "at least" if self.unknown else "about"
         minutes = f"{self.seconds / 60:.0f} min" if self.seconds >= 90 else f"{self.seconds:.0f} s"
+        short = f"NOT ENOUGH, {decimal(self.lacking)} are lacking; " if self.lacking else ""
         return (
             f"to fetch: {decimal(self.download)}{unknown}; disk: {about} {decimal(self.room)} "
-            f"more of {decimal(self.free)} free; time: {about} {minutes}, assuming "
+            f"more of {decimal(self.free)} free; {short}time: {about} {minutes}, assuming "
             f"{decimal(DOWNLOAD_RATE)}/s of download and {decimal(READ_RATE)}/s of reading"
         )
 
@@ -91,18 +105,29 @@ def plan(card: TaskCard, profile: Profile, raw: Path | None = None) -> Plan:
     store = RawFiles(card)
     if raw is None:
         lines = tuple(store.line(source) for source in card.sources)
-    elif raw.is_dir():
+    else:
+        require_folder(raw, "--data-dir")
         sizes = [(p.relative_to(raw).as_posix(), p.stat().st_size) for p in files_of(raw)]
         lines = tuple(Line(name, str(raw), "there", n, True, n, n) for name, n in sizes)
-    else:
-        raise UserError("no such folder", where=raw, mend="--data-dir names the raw files' folder")
     there = next(p for p in (cache_dir(), *cache_dir().parents) if p.exists())
     return Plan(card, profile, lines, store.accepted(), shutil.disk_usage(there).free)
 
 
-def licence_line(card: TaskCard) -> str:
-    """What a person may do with a dataset, in one line."""
-    needs = "" if RawFiles(card).accepted() else "; to download it, add --accept-licence"
+def by_hand(card: TaskCard) -> str:
+    """How a person gets the files of a card that names no source."""
+    return f"get its files from {card.homepage} and name their folder with --data-dir"
+
+
+def licence_line(card: TaskCard, *, download: bool = False) -> str:
+    """What a person may do with a dataset, in one line.
+
+    Args:
+        card: the task.
+        download: nobody has accepted the terms just now, and the card's sources are needed.
+    """
+    can = any(source.url for source in card.sources)
+    waiting = download and can and not RawFiles(card).accepted()
+    needs = "; to download it, add --accept-licence" if waiting else ""
     return f"licence of {card.title} ({card.licence_terms}): {card.licence}; {card.homepage}{needs}"
 
 
@@ -131,8 +156,7 @@ def fetch(
     """
     store = RawFiles(card)
     if not card.sources:
-        mend = f"get its files from {card.homepage} and name their folder with --data-dir"
-        raise UserError(f"the card of {card.title} names no source", mend=mend)
+        raise UserError(f"the card of {card.title} names no source", mend=by_hand(card))
     whole = plan(card, profile)
     missing = [line for line in whole.lines if line.state != "there"]
     if missing:
@@ -151,7 +175,7 @@ def fetch(
 
 def _allowed(whole: Plan, missing: list[Line], store: RawFiles, offline: bool) -> None:
     """Refuses before any work what cannot succeed."""
-    title, files = whole.card.title, ", ".join(line.file for line in missing)
+    title, files = whole.card.title, ", ".join(line.name for line in missing)
     if offline:
         what = f"--offline, and the cache lacks {len(missing)} raw files of {title}: {files}"
         mend = "run once without --offline, or pass --data-dir FOLDER with the official files"
@@ -179,7 +203,7 @@ def _consent(card: TaskCard, store: RawFiles, accept: bool) -> None:
 def _room(whole: Plan) -> None:
     from rich.filesize import decimal
 
-    if whole.room > whole.free:
+    if whole.lacking:
         what = f"about {decimal(whole.room)} of disk are needed and {decimal(whole.free)} are free"
         mend = "make room, or point UNICONV_BENCH_CACHE to a larger disk"
         raise UserError(what, where=cache_dir(), mend=mend)

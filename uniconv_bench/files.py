@@ -50,6 +50,17 @@ def require_writable(folder: Path, option: str) -> None:
         raise UserError(f"cannot be written: {error.strerror}", where=folder, mend=mend) from error
 
 
+def require_folder(folder: Path, option: str) -> None:
+    """Refuses what is no folder, telling a file from what is not there at all.
+
+    Raises:
+        UserError: names the option that chose it.
+    """
+    if not folder.is_dir():
+        what = "a file, not a folder" if folder.is_file() else "no such folder"
+        raise UserError(what, where=folder, mend=f"point {option} to a folder that is there")
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no blanks: equal values, equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -43,8 +43,21 @@ def locate(raw: Path, *names: str) -> Path:
 
 
 def present(raw: Path, files: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """The splits of which a file is there, in the mapping's order."""
-    return tuple(split for split, names in files.items() if find(raw, *names) is not None)
+    """The splits of which a file is there, in the mapping's order.
+
+    Raises:
+        UserError: there is none of any split; lists what was looked for and what is there instead.
+    """
+    found = tuple(split for split, names in files.items() if find(raw, *names) is not None)
+    if not found:
+        sought = ", ".join(" or ".join(names) for names in files.values())
+        others = sorted(path.name for path in raw.iterdir())
+        there = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if others[3:] else "")
+        what = f"no file of any split; sought {sought}, found {there or 'nothing'}"
+        raise UserError(
+            what, where=raw, mend="put the official files there, as they are or gzipped"
+        )
+    return found
 
 
 def identifier(value: str, name: str, where: str | Path) -> str:

@@ -26,6 +26,7 @@ from uniconv_bench.files import (
     digest_of_file,
     digest_once,
     read_json,
+    require_folder,
     write_json,
 )
 from uniconv_bench.outside import each, functions_of, passages_of
@@ -72,8 +73,7 @@ def prepare(
     Raises:
         UserError: raw files are missing or wrong, naming file, record and field.
     """
-    if allow_absent and profile != "mini":
-        raise UserError("--allow-absent is for --profile mini", mend="leave it out")
+    check_absent(allow_absent, profile)
     raw = data_dir if data_dir is not None else own_data(card, card_path, profile)
     if raw is None:
         return _latest(card, card_path, profile, progress)
@@ -92,6 +92,12 @@ def prepare(
                 shutil.rmtree(working, ignore_errors=True)
                 raise
     return folder
+
+
+def check_absent(allow_absent: bool, profile: Profile) -> None:
+    """Refuses to leave turns unjudged where the corpus is not reduced."""
+    if allow_absent and profile != "mini":
+        raise UserError("--allow-absent is for --profile mini", mend="leave it out")
 
 
 def _make(
@@ -135,7 +141,8 @@ def own_data(card: TaskCard, card_path: Path, profile: Profile) -> Path | None:
         return None
     folder = sample_of(card, card_path)
     if folder is None:
-        mend = "choose --profile mini or full, with --data-dir FOLDER of its official files"
+        command = f"uniconv-bench prepare --task {card.name} --profile mini --data-dir FOLDER"
+        mend = f"first run {command} (of its official files), then choose --profile mini"
         raise UserError(f"task {card.name!r} ships no sample", where=card_path, mend=mend)
     return folder
 
@@ -162,8 +169,7 @@ def _identity(card: TaskCard, card_path: Path, profile: Profile) -> dict[str, An
 
 
 def _digests(raw: Path) -> dict[str, str]:
-    if not raw.is_dir():
-        raise UserError("no such folder", where=raw, mend="--data-dir names the raw files' folder")
+    require_folder(raw, "--data-dir")
     files = sorted(path for path in raw.rglob("*") if path.is_file())
     if not files:
         raise UserError("an empty folder", where=raw, mend="--data-dir names the raw files' folder")

@@ -52,6 +52,11 @@ class Line:
     text: int
 
     @property
+    def name(self) -> str:
+        """For people: an archive of several files has the name that it is downloaded by."""
+        return self.file if self.file != "." else urlsplit(self.origin).path.rpartition("/")[2]
+
+    @property
     def room(self) -> int:
         """Bytes of disk that it still takes: the download, and its contents if they are packed."""
         if self.state == "there" or self.bytes is None:
@@ -67,12 +72,11 @@ class Line:
         """For people."""
         from rich.filesize import decimal
 
-        address = urlsplit(self.origin)
         size = "unknown" if self.bytes is None else decimal(self.bytes)
         part = f", {100 * self.done // self.bytes} %" if self.bytes else f", {decimal(self.done)}"
         return {
-            "file": self.file if self.file != "." else address.path.rpartition("/")[2],
-            "from": address.hostname or self.origin,
+            "file": self.name,
+            "from": urlsplit(self.origin).hostname or self.origin,
             "bytes": size if self.exact or self.bytes is None else f"about {size}",
             "state": self.state + (part if self.state == "partial" else ""),
         }
@@ -152,7 +156,7 @@ class RawFiles:
         note = self.beside(source, "json")
         self.beside(source, "part").unlink(missing_ok=True)
         total = sum(entry["bytes"] for entry in record["files"].values())
-        with progress.track(f"check {source.file}", total, "B") as advance:
+        with progress.track(f"check {self.line(source).name}", total, "B") as advance:
             for name, entry in record["files"].items():
                 path = self.files / name
                 if path.stat().st_size != entry["bytes"] or digest_of_file(path) != entry["sha256"]:
@@ -212,7 +216,7 @@ class RawFiles:
         )
         if trusted is None:
             kept = f"sha256 {got['sha256']} is kept, and a later download must agree"
-            progress.note(f"  {source.file}: no checksum is published; {kept}")
+            progress.note(f"  {self.line(source).name}: no checksum is published; {kept}")
         if source.unpack is None:
             target.parent.mkdir(parents=True, exist_ok=True)
             part.replace(target)

@@ -13,6 +13,7 @@ import typer
 
 from uniconv_bench import registry
 from uniconv_bench.errors import UserError
+from uniconv_bench.files import require_folder
 
 if TYPE_CHECKING:
     from uniconv_bench.system import Progress
@@ -122,12 +123,14 @@ def pairs_of(
 
 
 def one_task_for(data_dir: Path | None, tasks: Sequence[str], profile: Profile) -> None:
-    """Refuses to read one dataset's files as several datasets, or as the shipped sample."""
+    """Refuses to read one dataset's files as several datasets, as the shipped sample, or at all."""
     if data_dir is not None and len(tasks) > 1:
         raise UserError("--data-dir holds the files of one task", mend="name one --task")
     if data_dir is not None and profile == "sample":
         what = "--data-dir has no place in profile sample, which is the data shipped with a task"
         raise UserError(what, where=data_dir, mend="add --profile mini or full")
+    if data_dir is not None:
+        require_folder(data_dir, "--data-dir")
 
 
 def announce(

@@ -74,16 +74,19 @@ def prepare(
 
     tasks = tasks_of(task, profile)
     one_task_for(data_dir, tasks, profile)
+    stage.check_absent(allow_absent, profile)
     if dry_run:
-        _costs(tasks, profile, data_dir, as_json)
+        _costs(tasks, profile, data_dir, accept_licence, as_json)
         return
     found: dict[str, dict[str, Any]] = {}
+    trainable = True
     for name in tasks:
         card, path = registry.task_card(name)
         raw = data_dir
         if profile != "sample":
-            note(fetch.licence_line(card))
-            if raw is None and (force or not stage.is_prepared(card, path, profile)):
+            wanted = raw is None and (force or not stage.is_prepared(card, path, profile))
+            note(fetch.licence_line(card, download=wanted and not accept_licence))
+            if wanted:
                 raw = fetch.fetch(
                     card,
                     profile,
@@ -100,17 +103,31 @@ def prepare(
             force=force,
             progress=progress(),
         )
-        found[card.name] = {"folder": str(folder), **Task(card, profile, folder).counts}
+        of = Task(card, profile, folder)
+        found[card.name] = {"folder": str(folder), **of.counts}
+        splits = of.counts["splits"].items()
+        barren = [split for split, count in splits if not count["judged_retrieval"]]
+        if barren and card.evidence != "given":
+            what = f"no turn of {card.title}, split {' and '.join(barren)}, has a relevant passage"
+            note(f"WARNING: {what}: retrieval can be neither trained nor scored on it")
+            trainable = False
     if as_json:
         print_json([{"name": name, "profile": profile, **c} for name, c in found.items()])
         return
     for name, counts in found.items():
         display.show_counts(f"{name} ({profile})", counts)
         note(f"folder: {counts['folder']}")
-    next_step(f"uniconv-bench run --task {tasks[0]} --system uniconv --profile {profile}")
+    if trainable:
+        next_step(f"uniconv-bench run --task {tasks[0]} --system uniconv --profile {profile}")
 
 
-def _costs(tasks: Sequence[str], profile: Profile, data_dir: Path | None, as_json: bool) -> None:
+def _costs(
+    tasks: Sequence[str],
+    profile: Profile,
+    data_dir: Path | None,
+    accept_licence: bool,
+    as_json: bool,
+) -> None:
     """What `prepare` would read and fetch, and what that takes; touches nothing."""
     from uniconv_bench import display, fetch, prepare
 
@@ -122,8 +139,11 @@ def _costs(tasks: Sequence[str], profile: Profile, data_dir: Path | None, as_jso
         ready = data_dir is None and prepare.is_prepared(card, path, profile)
         found.append({**plan.to_json(), "prepared": ready})
         if not as_json:
-            display.show_rows([line.to_row() for line in plan.lines], f"{card.title} ({profile})")
-            note(fetch.licence_line(card))
+            if plan.lines:
+                rows = [line.to_row() for line in plan.lines]
+                display.show_rows(rows, f"{card.title} ({profile})")
+            waiting = not (ready or accept_licence or data_dir or shipped)
+            note(fetch.licence_line(card, download=waiting))
             note("prepared already: nothing to do" if ready else plan.cost())
     if as_json:
         print_json(found)
