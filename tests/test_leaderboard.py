@@ -54,8 +54,10 @@ def test_a_page_ranks_recomputed_and_own_scores(bundle: Path, tmp_path: Path) ->
     shutil.rmtree(bundle)
     pack(tmp_path / "card.toml", {"toy": files(tmp_path / "in", hits=0)}, tmp_path, TASKS)
     root = make_root(tmp_path, bundle)
-    (path,) = build(root, TASKS, nothing).pages
+    built = build(root, TASKS, nothing)
+    (path,) = built.pages
     assert path == root / "leaderboards" / "sample.md"
+    assert built.recorded == path.read_text().count(", as recorded |") == 5
     page = path.read_text()
     assert "## toy" in page and "nothing" not in page and "comparable with a published" in page
     retrieval = rows(page, "Retrieval")

@@ -38,6 +38,9 @@ def test_packing_twice_gives_equal_bytes_and_never_overwrites(packed: Path, tmp_
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name
     with pytest.raises(UserError, match="already there"):
         pack(tmp_path / "card.toml", given, tmp_path, TASKS)
+    given["toy"]["run"].write_text("c2_1 Q0 -1 1 1.0 x\n")  # the files are looked at first
+    with pytest.raises(UserError, match="no ranking"):
+        pack(tmp_path / "card.toml", given, tmp_path, TASKS)
 
 
 def test_retrieval_alone_and_answers_alone_are_legal(tmp_path: Path) -> None:
@@ -66,7 +69,7 @@ def test_packing_refuses_what_check_would_and_leaves_nothing(tmp_path: Path) -> 
         card.write_text(CARD)
         with pytest.raises(UserError, match=message):
             pack(card, {"toy": given}, tmp_path / "out", TASKS)
-        assert list((tmp_path / "out").iterdir()) == []
+        assert not (tmp_path / "out").exists()
     for card_text, given_files, message in [
         (CARD, {"toy": {}}, "give a run, answers or both"),
         (CARD, {"toy": given, "toy2": given}, "the card names the tasks toy, files"),
@@ -81,4 +84,4 @@ def test_packing_refuses_what_check_would_and_leaves_nothing(tmp_path: Path) -> 
         card.write_text(card_text)
         with pytest.raises(UserError, match=message):
             pack(card, given_files, tmp_path / "out", TASKS)
-        assert list((tmp_path / "out").iterdir()) == []
+        assert not (tmp_path / "out").exists()

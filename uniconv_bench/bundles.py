@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -108,7 +108,7 @@ def _examine(folder: Path, tasks: Tasks) -> Examination:
     except RecursionError:
         return Examination([f"{CARD} or {MANIFEST} is nested too deep"])
     problems = [
-        *check_card(card, folder.resolve().name, tasks.names),
+        *check_card(card, folder.resolve().name, tasks),
         *_check_files(folder, card, manifest),
     ]
     found = Examination(problems, card)
@@ -166,16 +166,20 @@ def _read_manifest(path: Path) -> Manifest:
         raise UserError(f"malformed manifest: {place}: {first['msg']}", where=path) from error
 
 
-def check_card(card: SubmissionCard, folder: str, known: Collection[str]) -> Iterator[str]:
+def check_card(card: SubmissionCard, folder: str, known: Tasks) -> Iterator[str]:
     """What is wrong with a card in a folder of this name, where these tasks are known."""
+    taken = {name.casefold() for name in known.taken}
+    for place, value in (("name", card.name), ("title", card.title)):
+        if value.strip().casefold() in taken:
+            yield f"card field {place}: {value!r} is one of the project's own systems"
     if card.name != folder:
         yield f"the card's name is {card.name!r}, the folder's {folder!r}"
     if not card.tasks or len(set(card.tasks)) < len(card.tasks):
         yield "card field tasks: name each task once, at least one"
     for place, names in (("tasks", card.tasks), ("trained_on", card.trained_on)):
         for name in names:
-            if name not in known:
-                yield f"card field {place}: {unknown_name('task', name, known)}"
+            if name not in known.names:
+                yield f"card field {place}: {unknown_name('task', name, known.names)}"
     if not card.authors:
         yield "card field authors: name at least one"
     yield from _check_date(card.date)

@@ -409,6 +409,10 @@ def parse_card(model: type[C], content: dict[str, Any], where: Path) -> C:
         # TOML has arrays only; strict tuples are read from their JSON form.
         return model.model_validate(_tuples(content))
     except ValidationError as error:
+        if model is not SubmissionCard and {"authors", "trained_on"} <= content.keys():
+            what = "this looks like a submission card"
+            mend = "give it to `uniconv-bench submit pack`, and a system's or task's card here"
+            raise UserError(what, where=where, mend=mend) from error
         raise malformed(model, error, where) from error
 
 

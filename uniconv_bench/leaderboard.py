@@ -49,11 +49,13 @@ class Built:
         pages: the files written.
         refused: name of a bundle -> what is wrong with it, a line each.
         skipped: plain files among the submissions, which are none.
+        recorded: rows of ours, a stage of a task each, that were not computed again.
     """
 
     pages: list[Path] = field(default_factory=list)
     refused: dict[str, list[str]] = field(default_factory=dict)
     skipped: list[Path] = field(default_factory=list)
+    recorded: int = 0
 
 
 def build(root: Path, tasks: Tasks, outputs: Outputs) -> Built:
@@ -78,6 +80,13 @@ def build(root: Path, tasks: Tasks, outputs: Outputs) -> Built:
         (record.task.profile, record.system.name, record.task.name): _verify(record, tasks, outputs)
         for record in records
     }
+    built.recorded = sum(
+        len(
+            {score.stage for score in r.scores}
+            & recorded[r.task.profile, r.system.name, r.task.name]
+        )
+        for r in records
+    )
     for profile in sorted({r.task.profile for r in records}):
         of_profile = [r for r in records if r.task.profile == profile]
         for system in sorted({r.system.name for r in of_profile}):

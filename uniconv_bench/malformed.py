@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Iterable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -68,7 +69,8 @@ def _told(fault: Any, names: Sequence[str], table: type[BaseModel]) -> tuple[str
             ", ".join(known)
         )
     if kind in TYPES:
-        return f"is {_type(given)}, not {TYPES[kind]}", None
+        quotable = kind == "string_type" and not isinstance(given, (dict, list, tuple))
+        return f"is {_type(given)}, not {TYPES[kind]}", "put it in quotes" if quotable else None
     if kind in BOUNDS:
         key, words = BOUNDS[kind]
         return f"is {_shown(given)}; it has to be {words} {context[key]:g}", None
@@ -101,7 +103,10 @@ def _fields(names: Sequence[str], table: type[BaseModel]) -> str:
 def _type(value: Any) -> str:
     if isinstance(value, bool):
         return "true or false"
-    kinds = ((str, "a text"), (int, "a whole number"), (float, "a number"), (dict, "a table"))
+    kinds = (
+        *((str, "a text"), (int, "a whole number"), (float, "a number")),
+        *((dict, "a table"), (date, "a date")),
+    )
     known = next((words for kind, words in kinds if isinstance(value, kind)), None)
     return known or ("a list" if isinstance(value, (list, tuple)) else type(value).__name__)
 

@@ -50,10 +50,12 @@ class Tasks:
     Attributes:
         names: all of them.
         load: (name, profile) -> the task.
+        taken: names and titles of our own systems, which no submission may bear.
     """
 
     names: Collection[str]
     load: Callable[[str, Profile], LoadedTask]
+    taken: Collection[str] = ()
 
 
 def rescore(

@@ -46,12 +46,11 @@ def pack(
             f"{', '.join(files) or 'none'}",
             where=card_path,
         )
-    _refuse(list(check_card(card, card.name, tasks.names)), card_path)
+    _refuse(list(check_card(card, card.name, tasks)), card_path)
     target = folder / card.name
-    if target.exists():
-        raise UserError("this bundle is already there", where=target, mend="delete it or rename")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".packing-") as name:
+    # On the same disk as the folder, which a failure does not leave behind.
+    there = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
+    with tempfile.TemporaryDirectory(dir=there, prefix=".packing-") as name:
         bundle = Path(name) / card.name
         bundle.mkdir()
         (bundle / CARD).write_bytes(card_path.read_bytes())
@@ -60,6 +59,10 @@ def pack(
         manifest = Manifest(schema_version=1, package=__version__, files=sums, tasks=claims)
         write_json(bundle / MANIFEST, manifest.model_dump(mode="json"))
         _refuse(check(bundle, tasks), card_path)
+        if target.exists():
+            mend = "delete it or rename yours"
+            raise UserError("this bundle is already there", where=target, mend=mend)
+        folder.mkdir(parents=True, exist_ok=True)
         bundle.replace(target)
     return target
 
