@@ -69,7 +69,19 @@ def refused(command: Run) -> Callable[..., str]:
         ("run --task qrecc --system uniconf", "unknown system 'uniconf'; did you mean 'uniconv'"),
         ("run --task qrecc --system uniconv --limit 0", "leave --limit out for all turns"),
         ("retrieve --task qrecc --system uniconv --limit -3", "--limit -3 leaves no turn"),
-        ("run --task qrecc --system uniconv --limit some", "--limit"),
+        ("run --task qrecc --system uniconv --limit some", "'--limit': not a whole number"),
+        ("run -t qrecc -s uniconv --profile smaple", "'full'. Did you mean 'sample'?"),
+        ("prepare -t qrecc --profile mini --data-dir {file}", "a file, not a folder"),
+        (
+            "export -t coral --out cor",
+            "first run uniconv-bench prepare --task coral --profile mini",
+        ),
+        ("score -t qrecc --run a --qrels b", "go without --task"),
+        ("score -t faithdial-given --run a", "retrieval is not scored; give --answers alone"),
+        ("score --run {file} --qrels {file}", "--qrels takes lines as turn 0 passage grade"),
+        ("table --results {file}", "a file, not a folder ({file}); point --results"),
+        ("submit check {file}", "a file, not a bundle ({file})"),
+        ("submit check .", "a folder, not a bundle (.); a bundle is leaderboards/submissions/NAME"),
         ("run --task qrecc", "--system"),
         ("run --task qrecc --system uniconv --profile huge", "'sample', 'mini', 'full'"),
         ("run --task qrecc --system uniconv --colour", "--colour"),
@@ -85,11 +97,21 @@ def refused(command: Run) -> Callable[..., str]:
         ("score --run absent.trec --qrels absent.txt", "no such file (absent.txt)"),
         ("score --metric ndgc@3", "unknown metric 'ndgc@3'; did you mean 'ndcg@3'"),
         ("score --task qrecc --metric f1", "nothing to score for f1"),
-        ("table --results absent", "no such folder (absent/sample); run a system on a task first"),
+        ("table --results absent", "no such folder (absent); point --results to a folder that is"),
+        ("table", "no such folder (results/sample); run a system on a task first"),
     ],
 )
-def test_wrong_arguments(refused: Callable[..., str], arguments: str, expected: str) -> None:
-    assert expected in refused(*arguments.split())
+def test_wrong_arguments(
+    refused: Callable[..., str],
+    arguments: str,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "plain"
+    file.write_text('{"a": 1}\n')
+    assert expected.format(file=file) in refused(*arguments.format(file=file).split())
 
 
 def test_malformed_card_names_file_and_field(refused: Callable[..., str], tmp_path: Path) -> None:
@@ -306,6 +328,9 @@ def test_version_and_help(command: Run) -> None:
     for name in names.split():
         assert f" {name} " in out
         assert command(name, "--help")[0] == 0
+    for alone in ((), ("list",)):
+        code, out, err = command(*alone)
+        assert code == 0 and "Usage: " in out + err
 
 
 # ------------------------------------------------------------------------- list, show
@@ -482,7 +507,7 @@ def test_all_leaves_out_tasks_without_a_sample(command: Run, calls: list[dict[st
 
 def test_a_task_without_a_sample_says_what_to_choose(refused: Callable[..., str]) -> None:
     message = refused("prepare", "--task", "coral")
-    assert "'coral' ships no sample" in message and "--profile mini or full" in message
+    assert "'coral' ships no sample" in message and "then choose --profile mini" in message
 
 
 def test_a_wrong_name_stops_before_any_work(
@@ -591,6 +616,25 @@ def test_score_refuses_passages_of_another_task(
     assert "1 turns are not of this task, first 'no_1'" in err
 
 
+def test_score_says_what_a_file_should_be(
+    refused: Callable[..., str], answer_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    references, answers = answer_files
+    run, qrels = tmp_path / "run.trec", tmp_path / "qrels.txt"
+    qrels.write_text("a_1 0 p1 1\n")
+    run.write_text("a_1 Q0 p1 1 2.0 x\n")
+    line = refused("score", "--qrels", qrels, "--run", answers)
+    assert "this looks like JSON lines, but --run takes lines as turn Q0" in line
+    line = refused("score", "--references", references, "--answers", run)
+    assert "this looks like columns, but --answers takes lines as {" in line
+    line = refused("score", "--qrels", qrels, "--run", tmp_path)
+    assert "a folder, not a file" in line and "--run takes one file" in line
+    line = refused("score", "--qrels", qrels, "--run", tmp_path / "absent")
+    assert "no such file" in line and "point --run to a file that is there" in line
+    run.write_bytes(b"\xff\xfe\n")
+    assert "convert the file to UTF-8" in refused("score", "--qrels", qrels, "--run", run)
+
+
 def test_score_of_a_task(command: Run, tmp_path: Path) -> None:
     from uniconv_bench.progress import Silent
     from uniconv_bench.task import load_task
@@ -602,6 +646,11 @@ def test_score_of_a_task(command: Run, tmp_path: Path) -> None:
     )
     out = command("score", "--task", "qrecc", "--answers", answers, "--json")[1]
     assert json.loads(out)["scores"]["f1"]["mean"] == 1.0
+    pack = f"next: uniconv-bench submit pack CARD --answers qrecc={answers}\n"
+    assert command("score", "--task", "qrecc", "--answers", answers)[2] == pack
+    answers.write_text(answers.read_text().partition("\n")[2])  # what `submit pack` refuses
+    err = command("score", "--task", "qrecc", "--answers", answers)[2]
+    assert err.splitlines()[-1] == "next: uniconv-bench export --task qrecc --out FOLDER"
 
 
 # ------------------------------------------------------------------------------ doctor
@@ -787,6 +836,18 @@ def test_a_submission_that_is_refused(
     assert "uniconv-bench run --task qrecc --system oracle --profile sample" in line
     line = refused("submit", "pack", card, "--system", "separate", "--results", results)
     assert "no record of separate on qrecc" in line
+    line = refused("submit", "pack", card, "--system", "uniconvv", "--results", results)
+    assert "unknown system 'uniconvv'; did you mean 'uniconv'" in line
+    assert "this looks like a submission card" in refused("show", "system", card)
+    plain = card.read_text()
+    card.write_text(plain.replace('"2026-01-31"', "2026-01-31"))
+    assert "field date: is a date, not a text" in (line := refused(*submission))
+    assert line.endswith("put it in quotes")
+    card.write_text(plain.replace('"mine"', '"uniconv"').replace('"Mine"', '"UniConv"'))
+    line = refused(*submission)
+    assert "card field name: 'uniconv' is one of the project's own systems" in line
+    assert "(and 1 more)" in line  # and so is the title
+    card.write_text(plain)
     pair = submission[4]
     line = refused(*submission, "--run", pair)
     assert "two times --run for qrecc" in line

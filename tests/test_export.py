@@ -78,6 +78,17 @@ def test_large_corpora_are_packed_unless_asked_otherwise(
     assert gzip.decompress(packed.read_bytes()) == plain
 
 
+def test_a_task_that_hands_over_its_passages_wants_answers_alone(
+    command: Shown, tmp_path: Path
+) -> None:
+    err = command("export", "--task", "faithdial-given", "--out", tmp_path)[2]
+    assert "write answers as JSON lines" in err and "--run" not in err and "TREC" not in err
+    assert "next: uniconv-bench score --task faithdial-given --answers my.jsonl\n" in err
+    file = tmp_path / "topics.jsonl"
+    code, _, err = command("export", "--task", "faithdial-given", "--out", file)
+    assert code == 2 and err.endswith(f"a file, not a folder ({file}); name another folder\n")
+
+
 def test_from_an_export_to_perfect_scores(command: Shown, tmp_path: Path) -> None:
     out = tmp_path / "files"
     code, printed, err = command("export", "--task", "inscit", "--out", out, "--judgements")

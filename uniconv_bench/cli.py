@@ -6,9 +6,11 @@ that begins with `error:` and exit code 2; `--debug` shows where it came from.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -34,11 +36,18 @@ FAULTS = {
     errno.ENOENT: "no such file",
     errno.EISDIR: "a folder, not a file",
     errno.ENOTDIR: "a file, not a folder",
+    errno.EEXIST: "a file, not a folder",  # what else stands where a folder is to be made
 }
 MENDS = {
     errno.ENOSPC: "make room (or point UNICONV_BENCH_CACHE to another disk) and run it again",
     errno.EDQUOT: "make room (or point UNICONV_BENCH_CACHE to another disk) and run it again",
+    errno.ENOTDIR: "name another folder",
+    errno.EEXIST: "name another folder",
     errno.EROFS: "point UNICONV_BENCH_CACHE and --results to folders that can be written",
+}
+OPTION_WORDS = {
+    "Value error, ": "",
+    "Input should be a valid integer, unable to parse string as an integer": "not a whole number",
 }
 STOPPED = "stopped; run the same command again to go on"
 
@@ -137,8 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             line = explain(error)
             if line is None:
                 raise
-            if line:
-                typer.echo(f"error: {line}", err=True)
+            if not line:  # a group alone, which has shown its help
+                return 0
+            typer.echo(f"error: {line}", err=True)
             return 2
     if code == 130:
         note(STOPPED)
@@ -150,7 +160,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if hasattr(error, "format_message"):  # typer's own: a wrong option or command
-        return " ".join(error.format_message().split())
+        return _wrong_option(" ".join(error.format_message().split()))
     if "No space left on device" in str(error):  # some libraries wrap it in their own error
         return f"{FAULTS[errno.ENOSPC]}; {MENDS[errno.ENOSPC]}"
     if isinstance(error, OSError):
@@ -164,6 +174,16 @@ def explain(error: Exception) -> str | None:
             wanted = PACKAGES.get(module, module)
             return f"package {module!r} is not installed; pip install '{wanted}'"
     return None
+
+
+def _wrong_option(line: str) -> str:
+    """Without the words of the library that reads options, and with the choice that was meant."""
+    for theirs, ours in OPTION_WORDS.items():
+        line = line.replace(theirs, ours)
+    choice = re.search(r"'([^']+)' is not one of (.+)", line)
+    known = re.findall(r"'([^']+)'", choice[2]) if choice else []
+    near = difflib.get_close_matches(choice[1].lower(), known, n=1, cutoff=0.5) if choice else []
+    return f"{line} Did you mean {near[0]!r}?" if near else line
 
 
 def _cache_fault(error: OSError) -> str | None:

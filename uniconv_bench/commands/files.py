@@ -48,7 +48,10 @@ def export(
         return
     for path in files.values():
         typer.echo(path)
-    note("write a TREC run, and answers as JSON lines (turn_id, answer), for every turn in topics")
-    given = ("--run", "my.trec", "--answers", "my.jsonl")
-    next_step(command_of("score", "--task", task, *given, profile=profile))
-    next_step("uniconv-bench submit pack CARD --run TASK=FILE --answers TASK=FILE")
+    handed_over = of.card.evidence == "given"  # there is no retrieval to score
+    run = () if handed_over else ("--run", "my.trec")
+    wanted = "" if handed_over else "a TREC run, and "
+    note(f"write {wanted}answers as JSON lines (turn_id, answer), for every turn in topics")
+    next_step(command_of("score", "--task", task, *run, "--answers", "my.jsonl", profile=profile))
+    packed_run = "" if handed_over else " --run TASK=FILE"
+    next_step(f"uniconv-bench submit pack CARD{packed_run} --answers TASK=FILE")

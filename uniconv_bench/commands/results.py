@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from uniconv_bench import registry
+from uniconv_bench.commands import given
 from uniconv_bench.commands.shared import (
     JsonOption,
     Profile,
     ProfileOption,
     ResultsOption,
+    command_of,
     next_step,
     note,
     print_json,
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
     from uniconv_bench.rescoring import Tasks
     from uniconv_bench.task import Task
 
-T = TypeVar("T")
 Format = Literal["markdown", "latex", "csv"]
 SUBMISSIONS = Path("leaderboards/submissions")
 HERE = Path()
+RESULTS = Path("results")
 
 
 def score(
@@ -53,36 +54,45 @@ def score(
     from uniconv_bench.definitions import computable
     from uniconv_bench.task import load_task
 
+    if task is not None and (qrels_file or references_file):
+        mend = "leave it out, or leave --task out"
+        raise UserError("--qrels and --references go without --task, which has its own", mend=mend)
     of = load_task(task, profile, progress=progress()) if task is not None else None
+    if of and run_file and of.card.evidence == "given":
+        what = f"{of.card.name} hands over its passages: retrieval is not scored"
+        raise UserError(what, mend="give --answers alone")
     every = [m.name for m in metrics.METRICS if computable(m.name)]
     names = metric or (of.card.metrics if of else every)
     stages: dict[str, list[str]] = {"retrieval": [], "generation": []}
     for name in dict.fromkeys(names):
         stages[metrics.parse_metric(name).stage].append(name)
     per_turn: dict[str, metrics.PerTurn] = {}
+    whole = True
     if run_file and stages["retrieval"]:
-        qrels = _gold(qrels_file, runs.read_qrels, of.qrels if of else None, "--qrels")
-        run = runs.read_run(run_file)
+        qrels = given.gold(qrels_file, runs.read_qrels, of.qrels if of else None, "--qrels")
+        run = given.read("--run", runs.read_run, run_file)
         if of:
             origin.check_passages(origin.ranked(run), of.corpus.ids, of.card.name, run_file)
-        _compare(run, qrels, run_file)
+        whole = given.is_whole(run, qrels, run_file)
         if of:
             known = [turn.turn_id for turn in of.turns()]
             for problem in runs.check_run(run, known, of.corpus.ids):
                 note(f"{run_file}: {problem}")
+                whole = False
         per_turn |= metrics.score_run(qrels, run, stages["retrieval"])
     if answers_file and stages["generation"]:
-        references = _gold(
+        references = given.gold(
             references_file, runs.read_references, of.references if of else None, "--references"
         )
-        answers = runs.read_answers(answers_file)
+        answers = given.read("--answers", runs.read_answers, answers_file)
         if of:
             ids = of.corpus.ids
             origin.check_passages(origin.shown(answers), ids, of.card.name, answers_file)
-        _compare(answers, references, answers_file)
+        whole = given.is_whole(answers, references, answers_file) and whole
         if of:
             for problem in runs.check_answers(answers, [turn.turn_id for turn in of.turns()]):
                 note(f"{answers_file}: {problem}")
+                whole = False
         texts = {turn_id: answer.text for turn_id, answer in answers.items()}
         per_turn |= metrics.score_answers(references, texts, stages["generation"])
     lacking = [name for name in metric or () if name not in per_turn]
@@ -98,6 +108,9 @@ def score(
     if task is None:
         next_step("uniconv-bench list metrics")
         return
+    if not whole:  # `submit pack` refuses such files
+        next_step(command_of("export", "--task", task, "--out", "FOLDER", profile=profile))
+        return
     files = [f"--run {task}={run_file}"] if run_file else []
     files += [f"--answers {task}={answers_file}"] if answers_file else []
     next_step(f"uniconv-bench submit pack CARD {' '.join(files)}")
@@ -105,7 +118,7 @@ def score(
 
 def table(
     profile: ProfileOption = "sample",
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = RESULTS,
     task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this one.")] = None,
     system: Annotated[
         list[str] | None, typer.Option("--system", "-s", help="Only this one; sets the order.")
@@ -118,9 +131,11 @@ def table(
     """Result records as one table: systems by tasks and metrics, with intervals."""
     from uniconv_bench import tables
     from uniconv_bench.definitions import parse_metric
-    from uniconv_bench.files import atomic_write
+    from uniconv_bench.files import atomic_write, require_folder
     from uniconv_bench.records import read_records
 
+    if results != RESULTS:  # it was named; without the default one nothing has been run
+        require_folder(results, "--results")
     records = read_records(results / profile)
     task = [registry.name_of("task", name) for name in task or ()]
     system = [registry.name_of("system", name) for name in system or ()]
@@ -172,7 +187,7 @@ def submit_pack(
     system: Annotated[
         str | None, typer.Option("--system", "-s", help="Take the files of `run` with this system.")
     ] = None,
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = RESULTS,
     output: Annotated[Path, typer.Option(help="Folder of submissions.")] = SUBMISSIONS,
     as_json: JsonOption = False,
 ) -> None:
@@ -180,8 +195,8 @@ def submit_pack(
     from uniconv_bench.submission import pack
 
     files: dict[str, dict[str, Path]] = {}
-    for kind, given in (("run", run_file), ("answers", answers_file)):
-        for pair in given or ():
+    for kind, pairs in (("run", run_file), ("answers", answers_file)):
+        for pair in pairs or ():
             name, sign, path = pair.partition("=")
             if not (name and sign and path):
                 raise UserError(f"--{kind} {pair!r} is not TASK=FILE")
@@ -200,9 +215,9 @@ def submit_pack(
 
 def submit_check(bundle: Path, as_json: JsonOption = False) -> None:
     """Say everything that is wrong with a bundle; exit code 1 if anything is."""
-    from uniconv_bench.bundles import check
+    from uniconv_bench.bundles import CARD, MANIFEST, check
 
-    if not bundle.is_dir():
+    if not any((bundle / name).exists() for name in (CARD, MANIFEST)):
         raise _no_bundle(bundle)
     problems = check(bundle, _tasks())
     if as_json:
@@ -230,6 +245,11 @@ def leaderboard_build(
     for name, problems in built.refused.items():
         for problem in problems:
             note(f"submission {name} is refused: {problem}")
+    if built.recorded:
+        note(
+            f"{built.recorded} rows of ours are as recorded, not computed again: this cache lacks "
+            "their runs and answers; uniconv-bench run --task TASK --system SYSTEM makes them"
+        )
     pages = built.pages
     if not pages and not built.refused:
         what = "neither records nor submissions"
@@ -244,29 +264,6 @@ def leaderboard_build(
         raise typer.Exit(1)
 
 
-def _gold(
-    path: Path | None, read: Callable[[Path], T], of_task: Callable[[], T] | None, option: str
-) -> T:
-    """What is right, from a file or, without one, from the task."""
-    if path is not None:
-        return read(path)
-    if of_task is None:
-        raise UserError("nothing to score against", mend=f"give {option} or --task")
-    return of_task()
-
-
-def _compare(given: Collection[str], judged: Collection[str], path: Path) -> None:
-    """Refuses a file that could only score zeros; says how many judged turns one lacks."""
-    lacking = [turn_id for turn_id in judged if turn_id not in given]
-    if len(lacking) == len(judged):
-        mend = f"the judged turns are as {lacking[0]!r}"
-        if given:
-            mend += f", this file's as {next(iter(given))!r}"
-        raise UserError("no judged turn is in this file", where=path, mend=mend)
-    if lacking:
-        note(f"{path}: {len(lacking)} of {len(judged)} judged turns are missing and score 0")
-
-
 def _tasks() -> Tasks:
     from uniconv_bench.rescoring import Tasks
     from uniconv_bench.task import load_task
@@ -274,7 +271,8 @@ def _tasks() -> Tasks:
     def load(name: str, profile: Profile) -> Task:
         return load_task(name, profile, progress=progress())
 
-    return Tasks(registry.task_names(), load)
+    taken = [row[key] for row in registry.headings("system") for key in ("name", "title")]
+    return Tasks(registry.task_names(), load, taken)
 
 
 def _no_bundle(given: Path) -> UserError:
@@ -282,8 +280,11 @@ def _no_bundle(given: Path) -> UserError:
     folders = [p for p in (given.resolve().parent, SUBMISSIONS) if p.is_dir()]
     known = {path.parent.name: path.parent for f in folders for path in f.glob("*/card.toml")}
     mend = unknown_name("bundle", given.name, known).mend if known else None
-    mend = mend or "uniconv-bench submit pack makes a bundle"
-    return UserError("a file" if given.is_file() else "no such folder", where=given, mend=mend)
+    mend = mend or f"a bundle is {SUBMISSIONS}/NAME, made by uniconv-bench submit pack"
+    what = "no such folder"
+    if given.exists():
+        what = "a file, not a bundle" if given.is_file() else "a folder, not a bundle"
+    return UserError(what, where=given, mend=mend)
 
 
 def _files_of(system: str, card: Path, results: Path) -> dict[str, dict[str, Path]]:
@@ -299,6 +300,7 @@ def _files_of(system: str, card: Path, results: Path) -> dict[str, dict[str, Pat
         command += f" --profile {submission.profile}"
         path = results / submission.profile / system / f"{task}.json"
         if not path.is_file():
+            registry.system_card(system)  # a name that there is not is the likelier fault
             raise UserError(f"no record of {system} on {task}", where=path, mend=command)
         found = _outputs(read_record(path))
         if not found:
