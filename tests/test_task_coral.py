@@ -260,7 +260,7 @@ def test_a_file_of_another_shape_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [(TEST, "no file of any split"), (CORPUS, f"no file {CORPUS}")]
+    ("name", "told"), [(TEST, "no files of the split 'test'"), (CORPUS, f"no file {CORPUS}")]
 )
 def test_an_absent_file_is_named(name: str, told: str, tmp_path: Path, private_cache: Path) -> None:
     raw = copied("coral", tmp_path)

@@ -218,7 +218,7 @@ def test_a_flattened_line_given_twice_is_refused(tmp_path: Path, private_cache: 
         ("all_blocks.txt", "no file all_blocks.txt"),
         ("qrels.txt", "no file qrels.txt"),
         ("quac_format/test.txt", "no file quac_format/test.txt"),
-        (LINES, "no file of any split"),
+        (LINES, "no files of the split 'test'"),
     ],
 )
 def test_an_absent_file_is_named(name: str, told: str, tmp_path: Path, private_cache: Path) -> None:

@@ -57,10 +57,10 @@ def score(
     if task is not None and (qrels_file or references_file):
         mend = "leave it out, or leave --task out"
         raise UserError("--qrels and --references go without --task, which has its own", mend=mend)
-    of = load_task(task, profile, progress=progress()) if task is not None else None
-    if of and run_file and of.card.evidence == "given":
-        what = f"{of.card.name} hands over its passages: retrieval is not scored"
+    if task is not None and run_file and registry.task_card(task)[0].evidence == "given":
+        what = f"{task} hands over its passages: retrieval is not scored"
         raise UserError(what, mend="give --answers alone")
+    of = load_task(task, profile, progress=progress()) if task is not None else None
     every = [m.name for m in metrics.METRICS if computable(m.name)]
     names = metric or (of.card.metrics if of else every)
     stages: dict[str, list[str]] = {"retrieval": [], "generation": []}
