@@ -67,7 +67,8 @@ def test_a_page_ranks_recomputed_and_own_scores(bundle: Path, tmp_path: Path) ->
     assert shown["Oracle"][:3] == ["-", "Oracle", "ours, upper bound, as recorded"]
     assert shown["Uniconv"] == ["1", "Uniconv", "ours, as recorded", "90.0 [89.0, 91.0]", "-", "20"]
     assert shown["A good one"][0] == "2" and shown["A good one"][2] == "submission"
-    assert shown["A good one"][3:] == ["0.0 [0.0, 0.0]", "0.0 [0.0, 0.0]", "8"]
+    # No hit in four conversations: the exact bound, not the nothing that resampling would show.
+    assert shown["A good one"][3:] == ["0.0 [0.0, 60.2]", "0.0 [0.0, 60.2]", "8"]
     assert shown["No\\_Passages"] == ["-", "No\\_Passages", "ours", "-", "-", "-"]
     generation = {row[1]: row for row in rows(page, "Generation")[2:]}
     # 0.35 +- 0.3 and the submission's 0.333 overlap: one rank. 0.01 lies below both.
