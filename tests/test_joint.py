@@ -17,14 +17,14 @@ from uniconv_bench.uniconv.joint import joint_step
 from uniconv_bench.uniconv.losses import Weights, loss_terms
 from uniconv_bench.uniconv.mixture import examples, make_batch
 from uniconv_bench.uniconv.training import adapted
-from uniconv_bench.uniconv.tree import Packed, pack, size
+from uniconv_bench.uniconv.tree import Packed, Row, pack, size
 
 torch.set_num_threads(1)
 TREES = [
-    [[5, 6, 7, END], [5, 6, 8, 9, END], [5, 6, 8, 10]],
-    [[5, 6, 7, END]],
-    [[11, 12], [11, 12, 13], [11, 12]],
-    [[20], [21]],
+    [Row([5, 6, 7, END]), Row([5, 6, 8, 9, END]), Row([5, 6, 8, 10])],
+    [Row([5, 6, 7, END])],
+    [Row([11, 12]), Row([11, 12, 13]), Row([11, 12])],
+    [Row([20]), Row([21])],
 ]
 SIZES = [8, 4, 3, 2]
 
@@ -42,11 +42,24 @@ def test_every_row_is_a_path_that_sees_itself_alone() -> None:
     made = packed()
     rows = [row for tree in TREES for row in tree]
     for (line, path), row in zip(made.paths, rows, strict=True):
-        assert made.ids[line, path].tolist() == row
-        assert made.positions[line, path].tolist() == list(range(len(row)))
+        assert made.ids[line, path].tolist() == row.ids
+        assert made.positions[line, path].tolist() == list(range(len(row.ids)))
         for place, node in enumerate(path):
             seen = (made.mask[line, 0, node] == 0).nonzero().flatten().tolist()
             assert sorted(seen) == sorted(path[: place + 1])
+
+
+@pytest.mark.parametrize(("start", "leaks"), [(4, 0), (5, 1)])
+def test_what_is_masked_is_seen_through_the_end_token_alone(start: int, leaks: int) -> None:
+    """Session 5 6 7, its end token, then the answer; with ChatRetriever's mask one token leaks."""
+    row = Row([5, 6, 7, END, 30, 31, 32], unseen=3, start=start)
+    made = packed([[Row([5, 6, 7, END]), row]])
+    assert size([Row([5, 6, 7, END]), row]) == 7
+    (_, path) = made.paths[1]
+    views = [(made.mask[0, 0, node] == 0).nonzero().flatten().tolist() for node in path]
+    assert views[: 4 + leaks] == [path[: n + 1] for n in range(4 + leaks)]
+    for place in range(4 + leaks, 7):
+        assert views[place] == path[3 : place + 1]
 
 
 def test_masks_are_added_and_every_node_sees_something() -> None:
@@ -63,7 +76,7 @@ def test_states_of_a_tree_are_those_of_its_rows(tiny_model: Any) -> None:
     ).last_hidden_state
     rows = [row for tree in TREES for row in tree]
     for (line, path), row in zip(made.paths, rows, strict=True):
-        alone = tiny_model.base_model(torch.tensor([row]), use_cache=False).last_hidden_state[0]
+        alone = tiny_model.base_model(torch.tensor([row.ids]), use_cache=False).last_hidden_state[0]
         torch.testing.assert_close(states[line, path], alone, atol=1e-5, rtol=1e-4)
 
 
@@ -106,6 +119,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"ddm": "response_as_passage"},
     {"ddm": "passage_as_response"},
     {"hard_negatives": 0},
+    {"session_mask": "strict"},
+    {"session_mask": "chatretriever", "generation_input": "session+passage"},
 ]
 
 
@@ -166,11 +181,11 @@ def test_a_second_pass_draws_the_same_dropout(form: PromptFormat) -> None:
 def test_a_session_is_read_once(form: PromptFormat) -> None:
     batch = batch_of(form)
     rows = [
-        [q, p + (r or []), a or q]
+        [Row(q), Row([*p.ids, *(r or [])]), Row(a or q)]
         for q, p, r, a in zip(
             batch.queries, batch.prompts, batch.responses, batch.anchors, strict=True
         )
     ]
     sessions = sum(len(q) - 1 for q in batch.queries)
-    apart = sum(len(row) for tree in rows for row in tree)
+    apart = sum(len(row.ids) for tree in rows for row in tree)
     assert sum(size(tree) for tree in rows) <= apart - sessions

@@ -38,12 +38,12 @@ def test_session_is_a_prefix_of_every_other_input(form: PromptFormat) -> None:
     session = form.session(TURN)
     assert form.query(TURN) == [*session, form.end]
     assert form.grounded(TURN, PASSAGES)[: len(session)] == session
-    assert form.prompt(TURN, PASSAGES)[: len(session)] == session
-    assert form.prompt(TURN, [])[: len(session)] == session
+    assert form.prompt(TURN, PASSAGES).ids[: len(session)] == session
+    assert form.prompt(TURN, []).ids[: len(session)] == session
 
 
 def test_prompt_reads_as_the_chat_template_would_write_it(form: PromptFormat) -> None:
-    text = form.tokenizer.decode(form.prompt(TURN, PASSAGES))
+    text = form.tokenizer.decode(form.prompt(TURN, PASSAGES).ids)
     content = (
         "Who kept its lamp?\n\nPassages:\n[1] Harrow [SEP] Lamp\nThe lamp was lit in 1890."
         "\n[2] Fog."
@@ -75,7 +75,7 @@ def test_end_token_survives_a_cut_passage(tiny_tokenizer: Any) -> None:
 
 def test_no_token_is_doubled_by_the_template(form: PromptFormat) -> None:
     begin = form.tokenizer.bos_token_id
-    ids = form.prompt(TURN, PASSAGES)
+    ids = form.prompt(TURN, PASSAGES).ids
     assert ids[0] == begin
     assert ids[1] != begin
 
@@ -99,3 +99,16 @@ def test_history_opened_by_the_assistant_starts_with_a_user_turn(form: PromptFor
 def test_history_and_query_modes_differ_only_in_history(form: PromptFormat) -> None:
     assert form.query(TURN, "query") == form.query(replace(TURN, history=()))
     assert form.query(TURN, "query") != form.query(TURN)
+
+
+@pytest.mark.parametrize(("mask", "leaks"), [("strict", 0), ("chatretriever", 1)])
+def test_under_a_session_mask_the_end_token_stands_for_the_session(
+    form: PromptFormat, mask: Any, leaks: int
+) -> None:
+    session, plain = form.session(TURN), form.prompt(TURN, PASSAGES)
+    prompt = form.prompt(TURN, PASSAGES, mask)
+    assert plain == (plain.ids, 0, 0)
+    assert prompt.ids[: prompt.unseen] == session
+    assert prompt.ids[: prompt.unseen + 1] == form.query(TURN)
+    assert prompt.start == prompt.unseen + 1 + leaks
+    assert prompt.ids[prompt.unseen + 1 :] == plain.ids[len(session) :]

@@ -209,6 +209,17 @@ def test_a_retriever_asks_what_its_adapter_is_trained_on(tmp_path: Path) -> None
     assert registry.system_card(str(path))[0].adapters["both"].retrieval_input == "query"
 
 
+def test_a_generator_sees_what_its_adapter_is_trained_to_see(tmp_path: Path) -> None:
+    path = tmp_path / "card.toml"
+    path.write_text(SYSTEM.replace("seed = 7", 'seed = 7\nsession_mask = "strict"'))
+    message = fails(registry.system_card, str(path))
+    assert "has session_mask 'none', its adapter 'both' is trained with 'strict'" in message
+    path.write_text(
+        path.read_text().replace('kind = "llm"', 'kind = "llm"\nsession_mask = "strict"')
+    )
+    assert registry.system_card(str(path))[0].generator.session_mask == "strict"
+
+
 def test_a_submission_card_shows_the_form_that_is_meant(tmp_path: Path) -> None:
     path = tmp_path / "card.toml"
     path.write_text(example('name = "my-system"').replace("2026-01-31", "31.1.2026"))

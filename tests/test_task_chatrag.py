@@ -19,7 +19,7 @@ from uniconv_bench.evaluate import Evaluation
 from uniconv_bench.metrics import parse_metric
 from uniconv_bench.prepare import sample_of
 from uniconv_bench.progress import Silent
-from uniconv_bench.prompts import PromptFormat
+from uniconv_bench.prompts import Prompt, PromptFormat
 from uniconv_bench.registry import task_card, task_module
 from uniconv_bench.runs import read_answers, read_run
 from uniconv_bench.task import Task, load_task
@@ -248,12 +248,12 @@ def test_the_generator_reads_what_is_given_in_order_and_nothing_is_encoded(
     prompts: list[tuple[str, list[str]]] = []
     prompt = PromptFormat.prompt
 
-    def seen(self: PromptFormat, turn: Turn, passages: list[Passage]) -> list[int]:
-        ids = prompt(self, turn, passages)
-        text = self.tokenizer.decode(ids)
+    def seen(self: PromptFormat, turn: Turn, passages: list[Passage], mask: Any) -> Prompt:
+        made = prompt(self, turn, passages, mask)
+        text = self.tokenizer.decode(made.ids)
         assert all(f"[{i}]" in text for i in range(1, len(passages) + 1))
         prompts.append((turn.turn_id, [passage.passage_id for passage in passages]))
-        return ids
+        return made
 
     monkeypatch.setattr(PromptFormat, "prompt", seen)
     monkeypatch.setattr(

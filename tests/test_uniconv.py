@@ -23,16 +23,23 @@ from uniconv_bench.decode import greedy
 from uniconv_bench.encode import encode_corpus, encode_rows
 from uniconv_bench.errors import UserError
 from uniconv_bench.progress import Silent
-from uniconv_bench.prompts import PromptFormat
+from uniconv_bench.prompts import Prompt, PromptFormat
 from uniconv_bench.uniconv.backbone import Backbone, find_backbone
 from uniconv_bench.uniconv.embedding import embed, hidden_states
-from uniconv_bench.uniconv.losses import Weights, info_nce, loss_terms, response_nll
+from uniconv_bench.uniconv.losses import (
+    Weights,
+    info_nce,
+    loss_terms,
+    masked_states,
+    response_nll,
+)
 from uniconv_bench.uniconv.mixture import examples, groups, make_batch
 from uniconv_bench.uniconv.training import adapted, identity, learning_rate, train_adapter
 
 torch.set_num_threads(1)  # two layers of 32 dimensions: threads only wait for each other
 END = 2
 ROWS = [[1, 40, 41, 42, END], [1, 50, END], [1, 60, 61, 62, 63, 64, 65, END]]
+PROMPTS = [Prompt(row) for row in ROWS]
 WEIGHTS = Weights(retrieval=1.0, generation=2.0, cii=0.5, temperature=0.05, cii_temperature=0.1)
 INFERENCE = Inference(session_tokens=300, passage_tokens=60)
 
@@ -132,9 +139,10 @@ def test_info_nce_is_float32_under_autocast() -> None:
 
 
 def test_response_likelihood_counts_response_tokens_alone(tiny_model: Any) -> None:
-    prompts, responses = [[1, 40, 41], [1, 42]], [[50, 51, END], [60, END]]
+    rows, responses = [[1, 40, 41], [1, 42]], [[50, 51, END], [60, END]]
+    prompts = [Prompt(row) for row in rows]
     total = 0.0
-    for prompt, response in zip(prompts, responses, strict=True):
+    for prompt, response in zip(rows, responses, strict=True):
         logits = tiny_model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
         for place, token in enumerate(response, len(prompt) - 1):
             total -= logits[place, token].item()
@@ -229,8 +237,8 @@ def test_without_ddm_everything_else_is_the_same(ddm: Any, form: PromptFormat) -
         group = [e for e in examples(task(), chosen, Silent()) if e.turn.gold]
         made[kind] = make_batch(group, chosen, form, random.Random(0))
         for example, prompt in zip(group, made[kind].prompts, strict=True):
-            assert form.tokenizer.decode(prompt).count("was kept by") == 3
-            shown = form.tokenizer.decode(prompt).partition("Passages:")[2]
+            assert form.tokenizer.decode(prompt.ids).count("was kept by") == 3
+            shown = form.tokenizer.decode(prompt.ids).partition("Passages:")[2]
             if kind == "passage_as_response":  # it would only be copied
                 assert example.response is not None and example.response not in shown
             else:
@@ -248,7 +256,7 @@ def test_generation_reads_the_gold_passage_among_distractors_or_the_session_alon
         group = [e for e in examples(task(), chosen, Silent()) if e.targets]
         batch = make_batch(group, chosen, form, random.Random(0))
         for example, prompt in zip(group, batch.prompts, strict=True):
-            text = form.tokenizer.decode(prompt)
+            text = form.tokenizer.decode(prompt.ids)
             assert text.count("was kept by") == passages
             assert (example.targets[0].text in text) == bool(passages)
 
@@ -432,15 +440,43 @@ def test_encoding_goes_on_with_the_next_shard(
 
 def test_batch_composition_does_not_change_greedy_answers(tiny_model: Any) -> None:
     def answers(size: int) -> dict[int, list[int]]:
-        return dict(greedy(tiny_model, ROWS, end=END, max_new_tokens=12, batch_size=size))
+        return dict(greedy(tiny_model, PROMPTS, end=END, max_new_tokens=12, batch_size=size))
 
     assert answers(1) == answers(2) == answers(3)
 
 
+def test_greedy_answers_are_those_of_transformers(tiny_model: Any) -> None:
+    found = dict(greedy(tiny_model, PROMPTS, end=END, max_new_tokens=12, batch_size=3))
+    for number, row in enumerate(ROWS):
+        ids = torch.tensor([row])
+        output = tiny_model.generate(
+            ids, max_new_tokens=12, do_sample=False, eos_token_id=END, pad_token_id=END
+        )[0, len(row) :].tolist()
+        assert found[number] == (output[: output.index(END)] if END in output else output)
+
+
+@pytest.mark.parametrize(("mask", "kept"), [("strict", 1), ("chatretriever", 2)])
+def test_masked_answers_are_those_of_a_whole_pass(
+    mask: Any, kept: int, tiny_model: Any, form: PromptFormat
+) -> None:
+    """Token by token: the reference of training reads prompt and answer so far from the start."""
+    turns = task().turns("train")[:3]
+    prompts = [form.prompt(t, list(task().corpus)[:n], mask) for n, t in enumerate(turns)]
+    assert {p.start - p.unseen for p in prompts} == {kept}
+    found = dict(greedy(tiny_model, prompts, end=END, max_new_tokens=4, batch_size=3))
+    head = tiny_model.get_output_embeddings()
+    for number, prompt in enumerate(prompts):
+        said: list[int] = []
+        while len(said) < 4 and END not in said:
+            states = masked_states(tiny_model, prompt, said)
+            said.append(int(head(states[-1]).argmax()))
+        assert found[number] == (said[: said.index(END)] if END in said else said)
+
+
 def test_answers_stop_before_the_end_token(tiny_model: Any) -> None:
-    free = dict(greedy(tiny_model, ROWS[:1], end=END, max_new_tokens=8, batch_size=1))[0]
+    free = dict(greedy(tiny_model, PROMPTS[:1], end=END, max_new_tokens=8, batch_size=1))[0]
     third = free[2]
-    cut = dict(greedy(tiny_model, ROWS[:1], end=third, max_new_tokens=8, batch_size=1))[0]
+    cut = dict(greedy(tiny_model, PROMPTS[:1], end=third, max_new_tokens=8, batch_size=1))[0]
     assert cut == free[: free.index(third)]
 
 

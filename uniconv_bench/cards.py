@@ -25,6 +25,7 @@ from uniconv_bench.definitions import parse_metric
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of
 from uniconv_bench.malformed import first_fault, malformed
+from uniconv_bench.prompts import SessionMask
 
 Profile = Literal["sample", "mini", "full"]
 PROFILES: tuple[Profile, ...] = ("sample", "mini", "full")
@@ -210,6 +211,8 @@ class LlmGenerator(Card):
 
     kind: Literal["llm"]
     adapter: str | None = None
+    session_mask: SessionMask = "none"
+    """What answers see of the session, as the adapter's training has it."""
 
 
 class CustomPart(Card):
@@ -276,6 +279,8 @@ class Training(Card):
     """What L_R pulls to its passage; the retriever that uses the adapter has to ask the same."""
     generation_input: Literal["session", "session+passage"] = "session"
     """What L_G's response is conditioned on."""
+    session_mask: SessionMask = "none"
+    """What L_G's response sees of the session."""
     generation_passages: int = Field(default=0, ge=0)
     """Distractor passages shown beside the gold one when `generation_input` has passages."""
     cii_input: Literal["session+passage", "query+passage"] = "session+passage"
@@ -378,6 +383,14 @@ class SystemCard(Card):
                 raise ValueError(
                     f"the retriever asks the {dense.query}, its adapter {dense.adapter!r} is "
                     f"trained on the {trained}: make retrieval_input and query the same"
+                )
+        llm = self.generator if isinstance(self.generator, LlmGenerator) else None
+        if llm is not None and llm.adapter is not None:
+            mask = self.adapters[llm.adapter].session_mask
+            if mask != llm.session_mask:
+                raise ValueError(
+                    f"the generator has session_mask {llm.session_mask!r}, its adapter "
+                    f"{llm.adapter!r} is trained with {mask!r}: make them the same"
                 )
         return self
 

@@ -8,18 +8,35 @@ the assistant's reply. Knows tokenizers, no models.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from jinja2 import TemplateError
 
 from uniconv_bench.conversation import Passage, Turn, Utterance
 
 History = Literal["session", "query"]
+SessionMask = Literal["none", "strict", "chatretriever"]
+"""What answers see of the session: all of it, or its closing end token alone. ChatRetriever's own
+code lets the first token after that one see all, and later ones see that first one."""
 
 INSTRUCTION = "Answer the last question briefly. Use the passages if any are given."
 OPENING = Utterance("user", "Hello.")
 """Stands before a history that the assistant opens: chat templates want the user first."""
 _MARK = "\u241eQUESTION\u241e"
+
+
+class Prompt(NamedTuple):
+    """What a generator goes on from.
+
+    Attributes:
+        ids: token ids.
+        unseen: number of first tokens that those from `start` on do not attend to.
+        start: see `unseen`.
+    """
+
+    ids: list[int]
+    unseen: int = 0
+    start: int = 0
 
 
 class PromptFormat:
@@ -85,9 +102,19 @@ class PromptFormat:
             ids += self._ids(f"\n[{number}] {passage.contents}")[: self.passage_tokens]
         return ids
 
-    def prompt(self, turn: Turn, passages: Sequence[Passage]) -> list[int]:
-        """Input of the generator: session, passages, opening of the assistant's reply."""
-        return [*self.grounded(turn, passages), *self._ids(self._closing)]
+    def prompt(
+        self, turn: Turn, passages: Sequence[Passage], session_mask: SessionMask = "none"
+    ) -> Prompt:
+        """Input of the generator: session, passages, opening of the assistant's reply.
+
+        Under a mask the end token closes the session, as for retrieval, and stands for it.
+        """
+        closing = self._ids(self._closing)
+        if session_mask == "none":
+            return Prompt([*self.grounded(turn, passages), *closing])
+        session = self.session(turn)
+        start = len(session) + (1 if session_mask == "strict" else 2)
+        return Prompt([*session, self.end, *self.evidence(passages), *closing], len(session), start)
 
     def response(self, text: str) -> list[int]:
         """A response as the generator should write it, closed by the end token."""

@@ -20,6 +20,7 @@ import torch
 
 from uniconv_bench.cards import Lora, Training
 from uniconv_bench.progress import Bars
+from uniconv_bench.prompts import Prompt
 from uniconv_bench.uniconv.backbone import device, find_backbone, load_model
 from uniconv_bench.uniconv.joint import joint_step
 from uniconv_bench.uniconv.losses import Batch, Weights, loss_terms
@@ -63,7 +64,7 @@ def batch_of(
         positives=list(range(turns)),
         candidates=[[*p, end] for p in passages],
         allowed=every,
-        prompts=[list(s) for s in sessions],
+        prompts=[Prompt(s) for s in sessions],
         responses=list(responses),
         anchors=[[*s, *p, end] for s, p in zip(sessions, passages, strict=True)],
         targets=[[*r, end] for r in responses],

@@ -20,6 +20,7 @@ from torch.nn import functional
 from uniconv_bench.uniconv.losses import Batch, Weights, info_nce
 from uniconv_bench.uniconv.processes import Processes
 from uniconv_bench.uniconv.tree import Path, pack, size
+from uniconv_bench.uniconv.tree import Row as TreeRow
 
 Role = Literal["query", "candidate", "anchor", "target", "response"]
 Key = tuple[Role, int]
@@ -31,7 +32,7 @@ ALONE = Processes()
 class _Row:
     """A row of a tree; of a `response` its last `length` tokens are to be predicted."""
 
-    ids: list[int]
+    path: TreeRow
     role: Role
     place: int
     length: int = 0
@@ -129,23 +130,25 @@ def _trees(batch: Batch, weights: Weights) -> list[list[_Row]]:
     for i in turns:
         rows = []
         if i in judged:
-            rows.append(_Row(batch.queries[i], "query", i))
+            rows.append(_Row(TreeRow(batch.queries[i]), "query", i))
         if weights.generation and (response := batch.responses[i]):
-            rows.append(_Row(batch.prompts[i] + response, "response", i, len(response)))
+            ids, unseen, start = batch.prompts[i]
+            path = TreeRow([*ids, *response], unseen, start)
+            rows.append(_Row(path, "response", i, len(response)))
         if i in grounded:
-            rows.append(_Row(batch.anchors[i] or [], "anchor", i))
+            rows.append(_Row(TreeRow(batch.anchors[i] or []), "anchor", i))
         if rows:
             trees.append(rows)
     if judged:
-        trees += [[_Row(ids, "candidate", j)] for j, ids in enumerate(batch.candidates)]
-    return trees + [[_Row(batch.targets[i] or [], "target", i)] for i in grounded]
+        trees += [[_Row(TreeRow(ids), "candidate", j)] for j, ids in enumerate(batch.candidates)]
+    return trees + [[_Row(TreeRow(batch.targets[i] or []), "target", i)] for i in grounded]
 
 
 def _parts(
     trees: Sequence[list[_Row]], tokens_at_once: int | None, processes: Processes
 ) -> list[list[list[_Row]]]:
     """The trees of one process, of like size together, a part at most so many tokens, or a tree."""
-    sizes = [size([row.ids for row in tree]) for tree in trees]
+    sizes = [size([row.path for row in tree]) for tree in trees]
     parts: list[list[list[_Row]]] = []
     room = 0
     for i in processes.share(sizes):
@@ -161,7 +164,8 @@ def _read(model: Any, part: Sequence[list[_Row]], end: int) -> _Found:
     """Embeddings and likelihoods of some trees; sessions and mere texts are of unlike size."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     embeddings: dict[Key, Tensor] = {}
-    before, labels = [], []
+    before: list[Tensor] = []
+    labels: list[int] = []
     sessions = [tree for tree in part if tree[0].role not in ("candidate", "target")]
     texts = [tree for tree in part if tree[0].role in ("candidate", "target")]
     for trees in filter(None, (sessions, texts)):
@@ -169,7 +173,7 @@ def _read(model: Any, part: Sequence[list[_Row]], end: int) -> _Found:
         for row, (line, path) in zip((r for tree in trees for r in tree), paths, strict=True):
             if row.role == "response":
                 before.append(hidden[line, path[-row.length - 1 : -1]])
-                labels += row.ids[-row.length :]
+                labels += row.path.ids[-row.length :]
             else:
                 vector = hidden[line, path[-1]].float()
                 embeddings[row.key] = functional.normalize(vector, dim=-1)
@@ -186,7 +190,7 @@ def _hidden(causal: Any, trees: Sequence[list[_Row]], end: int) -> tuple[Tensor,
     dtype = causal.get_input_embeddings().weight.dtype
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
-    packed = pack([[row.ids for row in tree] for tree in trees], end, dtype, causal.device)
+    packed = pack([[row.path for row in tree] for tree in trees], end, dtype, causal.device)
     states = causal.base_model(
         input_ids=packed.ids,
         attention_mask=packed.mask,

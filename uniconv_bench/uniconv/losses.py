@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from uniconv_bench.prompts import Prompt
 from uniconv_bench.uniconv.embedding import embed, hidden_states
 
 
@@ -38,7 +39,7 @@ class Batch:
     positives: list[int | None]
     candidates: list[list[int]]
     allowed: Tensor
-    prompts: list[list[int]]
+    prompts: list[Prompt]
     responses: list[list[int] | None]
     anchors: list[list[int] | None]
     targets: list[list[int] | None]
@@ -47,7 +48,7 @@ class Batch:
     @property
     def tokens(self) -> int:
         """Tokens of all inputs."""
-        lists = (self.queries, self.candidates, self.prompts)
+        lists = (self.queries, self.candidates, [prompt.ids for prompt in self.prompts])
         optional = (self.responses, self.anchors, self.targets)
         return sum(len(ids) for rows in (*lists, *optional) for ids in rows if ids is not None)
 
@@ -84,20 +85,46 @@ def info_nce(
         return functional.cross_entropy(scores.masked_fill(~keep, float("-inf")), positive)
 
 
-def response_nll(
-    model: Any, prompts: list[list[int]], responses: list[list[int]], pad: int
-) -> Tensor:
+def response_nll(model: Any, prompts: list[Prompt], responses: list[list[int]], pad: int) -> Tensor:
     """Negative log-likelihood of the responses, summed over their tokens."""
-    rows = [p + r for p, r in zip(prompts, responses, strict=True)]
-    states = hidden_states(model, rows, pad)
+    if any(prompt.unseen for prompt in prompts):
+        states = [masked_states(model, p, r) for p, r in zip(prompts, responses, strict=True)]
+    else:
+        rows = [[*p.ids, *r] for p, r in zip(prompts, responses, strict=True)]
+        states = list(hidden_states(model, rows, pad))
     before, labels = [], []
-    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+    for state, prompt, response in zip(states, prompts, responses, strict=True):
         # The state at position t predicts token t + 1; the language head runs on those alone.
-        before.append(states[i, len(prompt) - 1 : len(prompt) + len(response) - 1])
+        before.append(state[len(prompt.ids) - 1 : len(prompt.ids) + len(response) - 1])
         labels += response
     logits = model.get_output_embeddings()(torch.cat(before)).float()
     target = torch.tensor(labels, device=logits.device)
     return functional.cross_entropy(logits, target, reduction="sum")
+
+
+def masked_states(model: Any, prompt: Prompt, response: list[int]) -> Tensor:
+    """Last-layer states (length, d) under a session mask: what is not seen is cut from the cache.
+
+    Those before `prompt.start` predict no response and are left 0.
+    """
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    ids = torch.tensor([[*prompt.ids, *response]], device=causal.device)
+    head = causal.base_model(input_ids=ids[:, : prompt.start], use_cache=True).past_key_values
+    for layer in head.layers:
+        layer.keys, layer.values = (
+            layer.keys[:, :, prompt.unseen :],
+            layer.values[:, :, prompt.unseen :],
+        )
+    positions = torch.arange(prompt.start, ids.shape[1], device=causal.device)[None]
+    seen = torch.ones(1, ids.shape[1] - prompt.unseen, dtype=torch.long, device=causal.device)
+    tail = causal.base_model(
+        input_ids=ids[:, prompt.start :],
+        attention_mask=seen,
+        position_ids=positions,
+        past_key_values=head,
+        use_cache=True,
+    ).last_hidden_state[0]
+    return torch.cat([tail.new_zeros(prompt.start, tail.shape[1]), tail])
 
 
 def loss_terms(
@@ -122,7 +149,7 @@ def loss_terms(
     answered = [(p, r) for p, r in zip(batch.prompts, batch.responses, strict=True) if r]
     if weights.generation and answered:
         # Like lengths together, so that little is padded.
-        answered.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
+        answered.sort(key=lambda pair: len(pair[0].ids) + len(pair[1]))
         tokens = sum(len(response) for _, response in answered)
         for start in range(0, len(answered), turns_at_once):
             prompts, responses = zip(*answered[start : start + turns_at_once], strict=True)

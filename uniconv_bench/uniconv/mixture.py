@@ -163,7 +163,7 @@ def make_batch(
         candidates=[form.passage(p) for p in candidates.values()],
         allowed=allowed,
         prompts=[
-            form.prompt(e.turn, _evidence(e, p, training, shuffle))
+            form.prompt(e.turn, _evidence(e, p, training, shuffle), training.session_mask)
             for e, p in zip(group, grounds, strict=True)
         ],
         responses=responses,

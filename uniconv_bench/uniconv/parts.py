@@ -102,11 +102,13 @@ class LlmGenerator:
 
     def __init__(self, card: LlmCard, context: Context):
         self._decoder = _Decoder(card.adapter, context)
+        self._session_mask = card.session_mask
 
     def fingerprint(self) -> Mapping[str, Any]:
         """See `system.Generator`."""
         return {
             "generator": "llm",
+            "session_mask": self._session_mask,
             "decoding": "greedy",
             "answer_tokens": self._decoder.task.answer_tokens,
             "batch_size": self._decoder.inference.decode_batch_size,
@@ -121,7 +123,7 @@ class LlmGenerator:
         if not turns:
             return
         model, form = self._decoder.load(progress)
-        rows = [form.prompt(turn, evidence[turn.turn_id]) for turn in turns]
+        rows = [form.prompt(t, evidence[t.turn_id], self._session_mask) for t in turns]
         with progress.track("answer", len(rows)) as advance:
             for index, ids in greedy(
                 model,
@@ -133,7 +135,7 @@ class LlmGenerator:
                 turn = turns[index]
                 text = form.tokenizer.decode(ids, skip_special_tokens=True).strip()
                 shown = tuple(p.passage_id for p in evidence[turn.turn_id])
-                yield Answer(turn.turn_id, text, len(rows[index]), len(ids), shown)
+                yield Answer(turn.turn_id, text, len(rows[index].ids), len(ids), shown)
                 advance(1)
 
 

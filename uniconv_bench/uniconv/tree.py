@@ -13,7 +13,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-Rows = Sequence[Sequence[int]]
+
+class Row(NamedTuple):
+    """Token ids, of which those from `start` on do not see the first `unseen` ones."""
+
+    ids: Sequence[int]
+    unseen: int = 0
+    start: int = 0
+
+
+Rows = Sequence[Row]
 Path = tuple[int, list[int]]
 """Of a row in a batch: the batch's row, and the nodes of its tokens in it."""
 ATTENTION = 2000
@@ -81,20 +90,26 @@ def _grown(rows: Rows) -> _Tree:
     tokens: list[int] = []
     depths: list[int] = []
     paths: list[list[int]] = []
-    total = sum(map(len, rows))
+    total = sum(len(row.ids) for row in rows)
     seen = torch.zeros((total, total), dtype=torch.bool)
     for row in rows:
         trunk: list[int] = []
         for path in paths:
-            shared = _shared(row, [tokens[node] for node in path])
+            shared = _shared(row.ids, [tokens[node] for node in path])
+            if row.unseen:  # nodes that see less are nobody else's
+                shared = min(shared, row.start)
             if shared > len(trunk):
                 trunk = path[:shared]
-        start, stop = len(tokens), len(tokens) + len(row) - len(trunk)
-        tokens += row[len(trunk) :]
-        depths += range(len(trunk), len(row))
+        start, stop = len(tokens), len(tokens) + len(row.ids) - len(trunk)
+        tokens += row.ids[len(trunk) :]
+        depths += range(len(trunk), len(row.ids))
         seen[start:stop, trunk] = True
         seen[start:stop, start:stop] = torch.ones(stop - start, stop - start).tril().bool()
-        paths.append([*trunk, *range(start, stop)])
+        path = [*trunk, *range(start, stop)]
+        if row.unseen:
+            below = torch.tensor(path[row.start :])
+            seen[below[:, None], torch.tensor(path[: row.unseen])] = False
+        paths.append(path)
     return _Tree(tokens, depths, seen[: len(tokens), : len(tokens)], paths)
 
 
