@@ -20,12 +20,11 @@ from pydantic import (
     model_validator,
 )
 
-from uniconv_bench.conversation import QueryForm
+from uniconv_bench.conversation import QueryForm, SessionMask
 from uniconv_bench.definitions import parse_metric
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of
 from uniconv_bench.malformed import first_fault, malformed
-from uniconv_bench.prompts import SessionMask
 
 Profile = Literal["sample", "mini", "full"]
 PROFILES: tuple[Profile, ...] = ("sample", "mini", "full")

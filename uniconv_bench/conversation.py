@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Role = Literal["user", "assistant"]
+SessionMask = Literal["none", "strict", "chatretriever"]
+"""What answers see of the session: all of it, or its closing end token alone. ChatRetriever's own
+code lets the first token after that one see all, and later ones see that first one."""
 QueryForm = Literal["session", "user_turns", "opening+query", "query", "rewrite"]
 Kind = Literal["answer", "unanswerable", "clarification", "no_direct_answer"]
 

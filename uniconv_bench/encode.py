@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from uniconv_bench.artefacts import folder_of, new_artefact, open_artefact
+from uniconv_bench.artefacts import folder_of, missing_artefact
 from uniconv_bench.conversation import Passage
 from uniconv_bench.files import atomic_write
 from uniconv_bench.system import Corpus, Progress
@@ -61,23 +61,34 @@ def encode_corpus(
     import numpy as np
 
     folder = folder_of("embeddings", "corpus", fingerprint)
-    if open_artefact(folder) is None:
-        with (
-            new_artefact(folder, fingerprint) as working,
-            progress.track("encode passages", len(corpus)) as advance,
-        ):
-            encoder: Embed | None = None
-            for path, passages in _shards(corpus, working):
-                if path.exists():  # renamed into place when complete, before a stop
-                    advance(len(passages))
-                    continue
-                encoder = encoder or embed()
-                rows = [tokens(p) for p in passages]
-                vectors = encode_rows(rows, encoder, batch_tokens, advance)
-                with atomic_write(path, "wb") as stream:
-                    np.save(stream, vectors, allow_pickle=False)
+    with missing_artefact(folder, fingerprint) as working:
+        if working is not None:
+            with progress.track("encode passages", len(corpus)) as advance:
+                _encode(corpus, working, tokens, embed, batch_tokens, advance)
     shards = sorted(folder.glob("*.npy"))
     return np.concatenate([np.load(path, allow_pickle=False) for path in shards])
+
+
+def _encode(
+    corpus: Corpus,
+    working: Path,
+    tokens: Callable[[Passage], list[int]],
+    embed: Callable[[], Embed],
+    batch_tokens: int,
+    advance: Callable[[int], None],
+) -> None:
+    """Writes the shards that are not there yet."""
+    import numpy as np
+
+    encoder: Embed | None = None
+    for path, passages in _shards(corpus, working):
+        if path.exists():  # renamed into place when complete, before a stop
+            advance(len(passages))
+            continue
+        encoder = encoder or embed()
+        vectors = encode_rows([tokens(p) for p in passages], encoder, batch_tokens, advance)
+        with atomic_write(path, "wb") as stream:
+            np.save(stream, vectors, allow_pickle=False)
 
 
 def _shards(corpus: Corpus, folder: Path) -> Iterator[tuple[Path, list[Passage]]]:

@@ -235,9 +235,9 @@ def summarise(
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
     means = (draws @ totals) / (draws @ sizes)
     low, high = np.percentile(means, [2.5, 97.5])
-    if low == high:
-        # All alike: resampling them shows no doubt, yet the next might differ. What they can say
-        # is the exact bound for none (or all) of so many independent conversations.
+    if low == high and mean in (0, 1):
+        # Resampling shows no doubt, yet the next one might differ. What can be said is the exact
+        # bound for none (or all) of so many independent conversations.
         doubt = 1 - 0.025 ** (1 / count)
         low, high = max(0.0, mean - doubt), min(1.0, mean + doubt)
     return MetricSummary(mean, (float(low), min(float(high), 1.0)), len(per_turn), count)

@@ -30,6 +30,7 @@ from uniconv_bench.files import (
     write_json,
 )
 from uniconv_bench.outside import each, functions_of, passages_of
+from uniconv_bench.progress import Silent
 from uniconv_bench.registry import task_module, task_source
 from uniconv_bench.system import Progress
 
@@ -115,7 +116,7 @@ def _make(
     for left in folder.iterdir():
         if left.name != PASSAGES:
             left.unlink()
-    _write(_read(card, module, raw, profile, allow_absent), raw, folder, progress)
+    _write(_read(card, module, raw, profile, allow_absent), raw, folder, profile, progress)
 
 
 def is_prepared(
@@ -253,14 +254,15 @@ def _read(
     return _Data(mini.splits, kept, facts, len(mini.keep))
 
 
-def _write(data: _Data, raw: Path, folder: Path, progress: Progress) -> None:
+def _write(data: _Data, raw: Path, folder: Path, profile: Profile, progress: Progress) -> None:
     splits: dict[str, dict[str, int]] = {}
     wanted: dict[str, tuple[str, str]] = {}
     for split, conversations in data.splits.items():
         place = f"{raw}, split {split}"
         splits[split] = _write_turns(conversations, split, place, folder, wanted)
     missing = set(wanted)
-    with progress.track("passages", data.size) as advance:
+    shown = progress if profile != "sample" else Silent()  # that of a sample is done in no time
+    with shown.track("passages", data.size) as advance:
         count, digest = store(data.passages, folder / PASSAGES, raw, missing, advance)
     if missing:
         passage_id = next(passage_id for passage_id in wanted if passage_id in missing)

@@ -12,12 +12,9 @@ from typing import Any, Literal, NamedTuple
 
 from jinja2 import TemplateError
 
-from uniconv_bench.conversation import Passage, Turn, Utterance
+from uniconv_bench.conversation import Passage, SessionMask, Turn, Utterance
 
 History = Literal["session", "query"]
-SessionMask = Literal["none", "strict", "chatretriever"]
-"""What answers see of the session: all of it, or its closing end token alone. ChatRetriever's own
-code lets the first token after that one see all, and later ones see that first one."""
 
 INSTRUCTION = "Answer the last question briefly. Use the passages if any are given."
 OPENING = Utterance("user", "Hello.")

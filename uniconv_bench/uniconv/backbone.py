@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from uniconv_bench.artefacts import folder_of, new_artefact, open_artefact
+from uniconv_bench.artefacts import folder_of, missing_artefact
 from uniconv_bench.errors import UserError, unknown_name
 from uniconv_bench.files import digest_of, digest_of_code, digest_of_file, read_json
 from uniconv_bench.system import Progress
@@ -137,9 +137,9 @@ def _made(backbone: Backbone, progress: Progress, write: Any) -> Path:
         "transformers": metadata.version("transformers"),
     }
     folder = folder_of("backbones", backbone.name, fingerprint)
-    if open_artefact(folder) is None:
-        progress.note(f"  preparing {backbone.title} in {folder}")
-        with new_artefact(folder, fingerprint) as working:
+    with missing_artefact(folder, fingerprint) as working:
+        if working is not None:
+            progress.note(f"  preparing {backbone.title} in {folder}")
             write(backbone, working)
     return folder
 
