@@ -16,7 +16,7 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.estimate import estimate
 from uniconv_bench.files import digest_of_file, read_jsonl
 from uniconv_bench.progress import Silent
-from uniconv_bench.records import read_record
+from uniconv_bench.records import ResultRecord, read_record
 from uniconv_bench.runs import read_answers, read_run
 from uniconv_bench.system import Answer
 
@@ -320,3 +320,24 @@ def test_shipped_adapter_fits_its_card(private_cache: Path) -> None:
     assert weights.stat().st_size < 10_000_000
     config: Mapping[str, Any] = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "smollm2-135m"
+
+
+def test_a_record_from_before_a_field_of_the_card_is_kept(card: str, tmp_path: Path) -> None:
+    """The field at its default says what was said without it; another value does not."""
+    from uniconv_bench.recording import kept
+
+    record, _ = run(card)
+
+    def older(**inference: str) -> ResultRecord:
+        content = record.model_dump(mode="json", exclude={"digest"})
+        settings = content["system"]["settings"]
+        del settings["generator"]["session_mask"], settings["inference"]["dtype"]
+        settings["inference"] |= inference
+        return ResultRecord.model_validate_json(json.dumps(content))
+
+    _, path, written = kept(older(), tmp_path)
+    assert written
+    there, _, written = kept(record, tmp_path)
+    assert not written and "session_mask" not in there.system.settings["generator"]
+    assert kept(older(dtype="bfloat16"), tmp_path)[2]
+    assert read_record(path).system.settings["inference"]["dtype"] == "bfloat16"

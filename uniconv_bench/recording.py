@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from uniconv_bench import metrics, records, runs
 from uniconv_bench.assembly import WEIGHTS
+from uniconv_bench.cards import SystemCard
 from uniconv_bench.costs import COST
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of_file, read_json
@@ -116,4 +120,8 @@ def _readable(path: Path) -> ResultRecord | None:
 
 
 def _said(record: ResultRecord) -> dict[str, Any]:
-    return record.model_dump(mode="json", exclude={"provenance", "digest"})
+    said = record.model_dump(mode="json", exclude={"provenance", "digest"})
+    with suppress(ValidationError):  # a card of before some field, or of another version
+        card = SystemCard.model_validate_json(json.dumps(said["system"]["settings"]))
+        said["system"]["settings"] = card.model_dump(mode="json", exclude_defaults=True)
+    return said
