@@ -81,7 +81,7 @@ def refused(command: Run) -> Callable[..., str]:
         ("score --run {file} --qrels {file}", "--qrels takes lines as turn 0 passage grade"),
         ("table --results {file}", "a file, not a folder ({file}); point --results"),
         ("submit check {file}", "a file, not a bundle ({file})"),
-        ("submit check .", "a folder, not a bundle (.); a bundle is leaderboards/submissions/NAME"),
+        ("submit check .", "a folder, not a bundle (.); "),
         ("run --task qrecc", "--system"),
         ("run --task qrecc --system uniconv --profile huge", "'sample', 'mini', 'full'"),
         ("run --task qrecc --system uniconv --colour", "--colour"),

@@ -328,11 +328,11 @@ def test_a_record_from_before_a_field_of_the_card_is_kept(card: str, tmp_path: P
 
     record, _ = run(card)
 
-    def older(**inference: str) -> ResultRecord:
+    def older(**inference: Any) -> ResultRecord:
         content = record.model_dump(mode="json", exclude={"digest"})
         settings = content["system"]["settings"]
         del settings["generator"]["session_mask"], settings["inference"]["dtype"]
-        settings["inference"] |= inference
+        settings["inference"] |= {"sources": {"depth": "ours"}, **inference}
         return ResultRecord.model_validate_json(json.dumps(content))
 
     _, path, written = kept(older(), tmp_path)
