@@ -19,7 +19,7 @@ from uniconv_bench.outside import built
 from uniconv_bench.registry import adapter_folders, resolve, system_card
 from uniconv_bench.system import Context, Progress
 from uniconv_bench.task import Task, load_task
-from uniconv_bench.uniconv.backbone import Backbone, find_backbone
+from uniconv_bench.uniconv.backbone import Backbone, checkpoint, find_backbone
 
 WEIGHTS = "adapter_model.safetensors"
 PARTS = {
@@ -130,6 +130,7 @@ class Setup:
                 train_adapter(*given, None, self.progress, processes)
             processes.told(False)  # the artefact is whole
             return folder
+        checkpoint(self.backbone, self.progress)  # made once, before anybody reads it
         with missing_artefact(folder, identity, anew=anew) as working:
             processes.told(working is not None)
             if working is not None:
