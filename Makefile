@@ -20,7 +20,7 @@ run: setup ## The main job: UniConv on QReCC (sample), from data to a table of s
 	$(BIN)/uniconv-bench run --task qrecc --system uniconv
 
 test: setup ## All tests that need no GPU, one end-to-end run on the real backbone among them
-	$(BIN)/python -m pytest -m "not gpu" --durations=5
+	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist worksteal --durations=5
 
 check: setup ## Lint, format and types
 	$(BIN)/ruff check .

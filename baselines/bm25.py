@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-from uniconv_bench.cards import Bm25Retriever as Bm25Card
 from uniconv_bench.conversation import Turn
 from uniconv_bench.files import digest_of_code
 from uniconv_bench.index import Bm25Index
 from uniconv_bench.system import Context, Corpus, Progress, Ranking
+from uniconv_bench.system_cards import Bm25Retriever as Bm25Card
 
 
 class Bm25Retriever:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from uniconv_bench.cards import BoundRetriever
 from uniconv_bench.conversation import Turn
 from uniconv_bench.system import Context, Corpus, Progress, Ranking
+from uniconv_bench.system_cards import BoundRetriever
 
 
 class Bound:

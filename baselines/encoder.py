@@ -7,12 +7,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from uniconv_bench.cards import EncoderRetriever as EncoderCard
 from uniconv_bench.conversation import Turn
 from uniconv_bench.encode import Embed, encode_corpus, encode_rows
 from uniconv_bench.files import digest_of_code, digest_of_file
 from uniconv_bench.index import DenseIndex
 from uniconv_bench.system import Context, Corpus, Progress, Ranking
+from uniconv_bench.system_cards import EncoderRetriever as EncoderCard
 from uniconv_bench.uniconv.backbone import device, find_backbone, load_model, load_tokenizer
 
 LIBRARIES = ("tokenizers", "torch", "transformers")

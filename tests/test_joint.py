@@ -9,9 +9,9 @@ import pytest
 import torch
 from test_uniconv import END, INFERENCE, WEIGHTS, task, training
 
-from uniconv_bench.cards import Lora
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import PromptFormat
+from uniconv_bench.system_cards import Lora
 from uniconv_bench.uniconv.backbone import find_backbone, load_model
 from uniconv_bench.uniconv.joint import joint_step
 from uniconv_bench.uniconv.losses import Weights, loss_terms

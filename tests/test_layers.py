@@ -19,7 +19,7 @@ LAYERS = (
     {"errors"},
     {"files"},
     {"artefacts"},
-    {"conversation", "cards", "definitions", "formats", "lookup", "malformed"},
+    {"conversation", "cards", "definitions", "formats", "lookup", "malformed", "system_cards"},
     {"blocks"},
     {"corpus"},
     {"costs", "prompts", "system", "runs", "origin", "records", "registry", "progress", "outside"},
@@ -42,11 +42,12 @@ SAME_UNIT = {"token_f1": "metrics"}
 ONLY = {
     "tasks": {"errors", "files", "conversation", "formats", "blocks"},
     "baselines": {
-        *("errors", "files", "cards", "conversation", "prompts", "system"),
+        *("errors", "files", "cards", "conversation", "prompts", "system", "system_cards"),
         *("index", "encode", "decode", "task", "uniconv"),
     },
     "uniconv": {
-        *("errors", "files", "artefacts", "cards", "conversation", "prompts", "system"),
+        *("errors", "files", "artefacts", "cards", "system_cards"),
+        *("conversation", "prompts", "system"),
         *("index", "encode", "decode", "task", "metrics"),
     },
 }

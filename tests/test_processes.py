@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from test_joint import WEIGHTS, batch_of, distance, gradients
 from test_uniconv import END, trained, training
 
-from uniconv_bench.cards import Lora
 from uniconv_bench.cli import main
 from uniconv_bench.files import CACHE
 from uniconv_bench.prompts import PromptFormat
+from uniconv_bench.system_cards import Lora
 from uniconv_bench.uniconv.joint import joint_step
 from uniconv_bench.uniconv.processes import Processes
 
@@ -33,9 +33,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 sys.path.insert(0, sys.argv[1])
 from test_joint import INFERENCE, WEIGHTS, batch_of, gradients
 from test_uniconv import END, Stopped, StopAfter, task, tiny, training
-from uniconv_bench.cards import Lora
+from uniconv_bench.system_cards import Lora
 from uniconv_bench.progress import Silent
-from uniconv_bench.cards import Lora
+from uniconv_bench.system_cards import Lora
 from uniconv_bench.cli import main
 from uniconv_bench.files import CACHE
 from uniconv_bench.prompts import PromptFormat

@@ -204,7 +204,9 @@ def test_a_retriever_asks_what_its_adapter_is_trained_on(tmp_path: Path) -> None
     path = tmp_path / "card.toml"
     path.write_text(SYSTEM.replace('kind = "dense"', 'kind = "dense"\nquery = "query"'))
     message = fails(registry.system_card, str(path))
-    assert "asks the query, its adapter 'both' is trained on the session" in message
+    assert (
+        "query is 'query', but adapter 'both' is trained with retrieval_input 'session'" in message
+    )
     path.write_text(path.read_text().replace("seed = 7", 'seed = 7\nretrieval_input = "query"'))
     assert registry.system_card(str(path))[0].adapters["both"].retrieval_input == "query"
 
@@ -213,7 +215,10 @@ def test_a_generator_sees_what_its_adapter_is_trained_to_see(tmp_path: Path) -> 
     path = tmp_path / "card.toml"
     path.write_text(SYSTEM.replace("seed = 7", 'seed = 7\nsession_mask = "strict"'))
     message = fails(registry.system_card, str(path))
-    assert "has session_mask 'none', its adapter 'both' is trained with 'strict'" in message
+    assert (
+        "session_mask is 'none', but adapter 'both' is trained with session_mask 'strict'"
+        in message
+    )
     path.write_text(
         path.read_text().replace('kind = "llm"', 'kind = "llm"\nsession_mask = "strict"')
     )

@@ -17,13 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from uniconv_bench.cards import Bm25Settings, Inference, Lora, Losses, Training
+from uniconv_bench.cards import Bm25Settings
 from uniconv_bench.conversation import Passage, Turn, Utterance
 from uniconv_bench.decode import greedy
 from uniconv_bench.encode import encode_corpus, encode_rows
 from uniconv_bench.errors import UserError
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import Prompt, PromptFormat
+from uniconv_bench.system_cards import Inference, Lora, Losses, Training
 from uniconv_bench.uniconv.backbone import Backbone, find_backbone
 from uniconv_bench.uniconv.embedding import embed, hidden_states
 from uniconv_bench.uniconv.losses import (

@@ -33,27 +33,14 @@ def folder_of(stage: str, name: str, fingerprint: Mapping[str, Any]) -> Path:
 
 
 @contextmanager
-def new_artefact(folder: Path, fingerprint: Mapping[str, Any]) -> Iterator[Path]:
-    """Yields a working folder; when the block ends well it becomes the artefact `folder`.
-
-    The working folder `<folder>.partial` outlives an interruption, so that a stage can go on with
-    what is already in it; files it holds are the stage's own affair until then. No other process
-    gets it meanwhile.
-    """
-    with _alone(folder) as waited:
-        working = _working(folder)
-        yield working
-        if waited and folder.exists():  # made by the process waited for, and perhaps in use by now
-            shutil.rmtree(working)
-        else:
-            _complete(working, folder, fingerprint)
-
-
-@contextmanager
 def missing_artefact(
     folder: Path, fingerprint: Mapping[str, Any], *, anew: bool = False
 ) -> Iterator[Path | None]:
-    """As `new_artefact`, but yields None where the artefact is there, made by whomever.
+    """Yields a working folder that becomes the artefact; None where that is there, by whomever.
+
+    The working folder `<folder>.partial` outlives an interruption, so that a stage can go on with
+    what is already in it; files it holds are the stage's own affair until the block ends well. No
+    other process gets it meanwhile.
 
     Args:
         anew: make it even if it was there before; what another process made meanwhile will do.

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from uniconv_bench.artefacts import folder_of, missing_artefact, open_artefact
-from uniconv_bench.cards import CustomPart, Profile, SystemCard
+from uniconv_bench.cards import Profile
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of
 from uniconv_bench.outside import built
 from uniconv_bench.registry import adapter_folders, resolve, system_card
 from uniconv_bench.system import Context, Progress
+from uniconv_bench.system_cards import CustomPart, SystemCard
 from uniconv_bench.task import Task, load_task
 from uniconv_bench.uniconv.backbone import Backbone, checkpoint, find_backbone
 
@@ -130,7 +131,8 @@ class Setup:
                 train_adapter(*given, None, self.progress, processes)
             processes.told(False)  # the artefact is whole
             return folder
-        checkpoint(self.backbone, self.progress)  # made once, before anybody reads it
+        # transformers saves no model in any other process than the first, and says nothing.
+        checkpoint(self.backbone, self.progress)
         with missing_artefact(folder, identity, anew=anew) as working:
             processes.told(working is not None)
             if working is not None:

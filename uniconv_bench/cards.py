@@ -1,7 +1,6 @@
-"""What a person declares: task, system and submission cards. Strict schemas over TOML files.
+"""What a person declares: strict schemas over TOML files. Here task and submission cards.
 
-Facts only, no behaviour. Every field of the method that the paper does not publish is a field here,
-and `sources` says where its value comes from.
+Facts only, no behaviour. `system_cards` holds the other kind.
 """
 
 from __future__ import annotations
@@ -12,19 +11,16 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import (
     BaseModel,
     ConfigDict,
-    Discriminator,
     Field,
-    Tag,
     ValidationError,
     field_validator,
     model_validator,
 )
 
-from uniconv_bench.conversation import QueryForm, SessionMask
 from uniconv_bench.definitions import parse_metric
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of
-from uniconv_bench.malformed import first_fault, malformed
+from uniconv_bench.malformed import malformed
 
 Profile = Literal["sample", "mini", "full"]
 PROFILES: tuple[Profile, ...] = ("sample", "mini", "full")
@@ -172,225 +168,6 @@ class TaskCard(Card):
         files = [source.file for source in self.sources]
         if twice := [file for file in files if files.count(file) > 1]:
             raise ValueError(f"two sources of {twice[0]!r}")
-        return self
-
-
-class DenseRetriever(Card):
-    """A decoder's EOS embedding as query and passage encoder."""
-
-    kind: Literal["dense"]
-    adapter: str | None = None
-    """Name of one of the card's `adapters`; none: the backbone untrained."""
-    query: Literal["session", "query"] = "session"
-
-
-class EncoderRetriever(Card):
-    """An off-the-shelf sentence encoder (mean pooling), by backbone name."""
-
-    kind: Literal["encoder"]
-    model: str
-    query: QueryForm = "session"
-
-
-class Bm25Retriever(Card):
-    """Okapi BM25 with the constants of the task card."""
-
-    kind: Literal["bm25"]
-    query: QueryForm = "session"
-
-
-class BoundRetriever(Card):
-    """`gold`: the relevant passages, as an upper bound. `none`: nothing, as a lower bound."""
-
-    kind: Literal["gold", "none"]
-
-
-class LlmGenerator(Card):
-    """A decoder that answers from session and evidence."""
-
-    kind: Literal["llm"]
-    adapter: str | None = None
-    session_mask: SessionMask = "none"
-    """What answers see of the session, as the adapter's training has it."""
-
-
-class CustomPart(Card):
-    """A third party's retriever or generator: `module:Class`, built with its settings."""
-
-    kind: Annotated[str, Field(pattern=r"^[\w.]+:\w+$", examples=["module:Class"])]
-    settings: dict[str, Any] = {}
-
-
-def _part(value: Any) -> str:
-    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    return "module:Class" if isinstance(kind, str) and ":" in kind else str(kind)
-
-
-RetrieverCard = Annotated[
-    Annotated[DenseRetriever, Tag("dense")]
-    | Annotated[EncoderRetriever, Tag("encoder")]
-    | Annotated[Bm25Retriever, Tag("bm25")]
-    | Annotated[BoundRetriever, Tag("gold")]
-    | Annotated[BoundRetriever, Tag("none")]
-    | Annotated[CustomPart, Tag("module:Class")],
-    Discriminator(_part),
-]
-GeneratorCard = Annotated[
-    Annotated[LlmGenerator, Tag("llm")] | Annotated[CustomPart, Tag("module:Class")],
-    Discriminator(_part),
-]
-
-
-class Losses(Card):
-    """Weights of L = retrieval * L_R + generation * L_G + cii * L_CII (alpha in the paper)."""
-
-    retrieval: float = Field(default=1.0, ge=0)
-    generation: float = Field(default=1.0, ge=0)
-    cii: float = Field(default=1.0, ge=0)
-
-    @model_validator(mode="after")
-    def _some(self) -> Losses:
-        if not self.retrieval + self.generation + self.cii:
-            raise ValueError("all loss weights are 0")
-        return self
-
-
-class Lora(Card):
-    """Low-rank adapters through peft."""
-
-    r: Positive = 16
-    alpha: Positive = 64
-    dropout: Fraction = 0.1
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-
-
-class Training(Card):
-    """How one adapter is trained. Defaults follow the closest peers where the paper is silent."""
-
-    tasks: tuple[str, ...]
-    """Training sets mixed, each turn once an epoch."""
-    losses: Losses = Losses()
-    ddm: Literal["both", "response_as_passage", "passage_as_response"] = "both"
-    """`both`: data-discrepancy mitigation, each turn carries its passage and its response.
-    Without it one text serves both objectives, as in earlier work: the response is what L_R pulls
-    to the session, or the passage is what L_G writes (which then grounds on BM25's best)."""
-    retrieval_input: Literal["session", "query"] = "session"
-    """What L_R pulls to its passage; the retriever that uses the adapter has to ask the same."""
-    generation_input: Literal["session", "session+passage"] = "session"
-    """What L_G's response is conditioned on."""
-    session_mask: SessionMask = "none"
-    """What L_G's response sees of the session."""
-    generation_passages: int = Field(default=0, ge=0)
-    """Distractor passages shown beside the gold one when `generation_input` has passages."""
-    cii_input: Literal["session+passage", "query+passage"] = "session+passage"
-    cii_temperature: float = Field(default=0.01, gt=0)
-    temperature: float = Field(default=0.01, gt=0)
-    """Of L_R's cosine similarities."""
-    hard_negatives: int = Field(default=1, ge=0)
-    """Passages per turn drawn from its BM25 neighbours that are not gold."""
-    lora: Lora = Lora()
-    learning_rate: float = Field(default=1e-4, gt=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: Fraction = 0.1
-    weight_decay: float = Field(default=0.0, ge=0)
-    clip: float = Field(default=1.0, gt=0)
-    """Largest gradient norm."""
-    batch_size: Positive = 16
-    """Turns per optimiser step; also the number of in-batch candidates."""
-    epochs: Positive = 3
-    max_steps: Positive | None = None
-    """Optimiser steps after which training ends, its schedule included; none: all epochs."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the frozen backbone and the activations; adapters and losses stay in float32."""
-    checkpoint_steps: Positive = 50
-    tokens_at_once: Positive | None = None
-    """Tokens of a step whose activations are held at a time, for a second forward pass over all;
-    none: all of them, in one pass. The batch of the contrasts is the same."""
-    seed: int = 13
-    sources: dict[str, str] = {}
-    """Field name -> `paper`, `peer:<name>` or `ours`."""
-    profiles: dict[Profile, dict[str, Any]] = {}
-    """Fields that are otherwise at a profile: its data, its backbone's size, its machine."""
-
-    @model_validator(mode="after")
-    def _profiles_fit(self) -> Training:
-        for profile in self.profiles:
-            self.on(profile)
-        return self
-
-    def on(self, profile: Profile) -> Training:
-        """What a profile trains by.
-
-        Raises:
-            ValueError: what the card says for the profile fits no field.
-        """
-        base = self.model_dump(exclude={"profiles"}, exclude_defaults=True)
-        changed = self.profiles.get(profile, {})
-        try:
-            return Training.model_validate(merged(base, changed))
-        except ValidationError as error:
-            what, mend = first_fault(Training, error)
-            raise ValueError(
-                "; ".join(filter(None, (f"profiles.{profile}: {what}", mend)))
-            ) from error
-
-
-class Inference(Card):
-    """What retrieval and answering share."""
-
-    session_tokens: Positive = 1024
-    passage_tokens: Positive = 384
-    depth: Positive = 100
-    """Passages per turn in a run file."""
-    top_k: Annotated[int, Field(ge=0)] = 3
-    """Passages that the generator reads."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    encode_batch_tokens: Positive = 4096
-    decode_batch_size: Positive = 16
-    sources: dict[str, str] = {}
-    """As of an adapter's fields; part of no fingerprint."""
-
-
-class SystemCard(Card):
-    """One runnable system: a retriever, a generator, and the adapters they use."""
-
-    name: Name
-    title: str
-    description: str
-    backbone: dict[Profile, str] = {}
-    """Which backbone serves each profile; empty for systems with their own code only."""
-    retriever: RetrieverCard
-    generator: GeneratorCard
-    adapters: dict[Name, Training] = {}
-    inference: Inference = Inference()
-
-    def on(self, profile: Profile) -> SystemCard:
-        """The card of one profile: what its adapters say for profiles is settled."""
-        adapters = {name: training.on(profile) for name, training in self.adapters.items()}
-        return self.model_copy(update={"adapters": adapters})
-
-    @model_validator(mode="after")
-    def _adapters_exist(self) -> SystemCard:
-        for part in (self.retriever, self.generator):
-            name = getattr(part, "adapter", None)
-            if name is not None and name not in self.adapters:
-                raise ValueError(f"adapter {name!r} is used but not declared under [adapters]")
-        dense = self.retriever if isinstance(self.retriever, DenseRetriever) else None
-        if dense is not None and dense.adapter is not None:
-            trained = self.adapters[dense.adapter].retrieval_input
-            if trained != dense.query:
-                raise ValueError(
-                    f"the retriever asks the {dense.query}, its adapter {dense.adapter!r} is "
-                    f"trained on the {trained}: make retrieval_input and query the same"
-                )
-        llm = self.generator if isinstance(self.generator, LlmGenerator) else None
-        if llm is not None and llm.adapter is not None:
-            mask = self.adapters[llm.adapter].session_mask
-            if mask != llm.session_mask:
-                raise ValueError(
-                    f"the generator has session_mask {llm.session_mask!r}, its adapter "
-                    f"{llm.adapter!r} is trained with {mask!r}: make them the same"
-                )
         return self
 
 

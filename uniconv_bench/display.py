@@ -15,10 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from uniconv_bench.cards import Inference, SystemCard, TaskCard, Training
+    from uniconv_bench.cards import TaskCard
     from uniconv_bench.commands.example import Example
     from uniconv_bench.doctor import Check
     from uniconv_bench.records import ResultRecord
+    from uniconv_bench.system_cards import Inference, SystemCard, Training
 
 WIDEST, UTTERANCES = 100, 4
 """Columns of a task card, whose lines are read one by one; utterances of history that it shows."""

@@ -12,11 +12,11 @@ from pydantic import ValidationError
 
 from uniconv_bench import metrics, records, runs
 from uniconv_bench.assembly import WEIGHTS
-from uniconv_bench.cards import SystemCard
 from uniconv_bench.costs import COST
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of_file, read_json
 from uniconv_bench.records import ResultRecord
+from uniconv_bench.system_cards import SystemCard
 
 if TYPE_CHECKING:
     from uniconv_bench.evaluate import Evaluation

@@ -19,7 +19,8 @@ from uniconv_bench.errors import UserError, blamed, unknown_name
 from uniconv_bench.files import digest_of, read_toml
 
 if TYPE_CHECKING:
-    from uniconv_bench.cards import SystemCard, TaskCard
+    from uniconv_bench.cards import TaskCard
+    from uniconv_bench.system_cards import SystemCard
 
 Kind = Literal["task", "system"]
 GROUP = "uniconv_bench.plugins"
@@ -63,7 +64,8 @@ def task_card(name_or_path: str) -> tuple[TaskCard, Path]:
 
 def system_card(name_or_path: str) -> tuple[SystemCard, Path]:
     """A system's card, laid on the cards it `extends`, and where it stands."""
-    from uniconv_bench.cards import SystemCard, parse_card
+    from uniconv_bench.cards import parse_card
+    from uniconv_bench.system_cards import SystemCard
 
     path = _find("system", name_or_path)
     card = parse_card(SystemCard, _extended(path, ()), path)

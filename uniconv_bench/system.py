@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from uniconv_bench.cards import Inference, TaskCard
+from uniconv_bench.cards import TaskCard
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.files import digest_of
+from uniconv_bench.system_cards import Inference
 
 Ranking = list[tuple[str, float]]
 """(passage_id, score), best first."""

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from uniconv_bench.cards import Lora, Training
 from uniconv_bench.progress import Bars
 from uniconv_bench.prompts import Prompt
+from uniconv_bench.system_cards import Lora, Training
 from uniconv_bench.uniconv.backbone import device, find_backbone, load_model
 from uniconv_bench.uniconv.joint import joint_step
 from uniconv_bench.uniconv.losses import Batch, Weights, loss_terms

@@ -8,12 +8,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from uniconv_bench.cards import Training
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.index import Bm25Index
 from uniconv_bench.metrics import normalise
 from uniconv_bench.prompts import History, PromptFormat
 from uniconv_bench.system import Corpus, InMemory, Progress
+from uniconv_bench.system_cards import Training
 from uniconv_bench.task import Task
 from uniconv_bench.uniconv.losses import Batch
 

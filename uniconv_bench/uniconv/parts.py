@@ -10,14 +10,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from uniconv_bench.cards import DenseRetriever as DenseCard
-from uniconv_bench.cards import LlmGenerator as LlmCard
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.decode import greedy
 from uniconv_bench.encode import Embed, encode_corpus, encode_rows
 from uniconv_bench.files import digest_of_code, digest_of_file
 from uniconv_bench.index import DenseIndex
 from uniconv_bench.system import Answer, Context, Corpus, Progress, Ranking
+from uniconv_bench.system_cards import DenseRetriever as DenseCard
+from uniconv_bench.system_cards import LlmGenerator as LlmCard
 from uniconv_bench.uniconv.backbone import ATTENTION, find_backbone, load_decoder
 
 WEIGHTS = "adapter_model.safetensors"

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uniconv_bench import __version__
-from uniconv_bench.cards import Inference, Training
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of, digest_of_code, read_json, write_json
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.system import Progress
+from uniconv_bench.system_cards import Inference, Training
 from uniconv_bench.task import Task
 from uniconv_bench.uniconv.backbone import Backbone, device, load_model, load_tokenizer
 
