@@ -98,6 +98,7 @@ def script(tmp_path: Path) -> Any:
     return written
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one(
     script: Any, tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, tiny_folder: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_two_processes_have_the_gradients_of_one(
     assert all(value == pytest.approx(alone, rel=1e-5) for value in values)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_resume_to_the_same_bits(
     script: Any, tmp_path: Path
 ) -> None:
@@ -131,6 +133,7 @@ def test_two_processes_train_as_one_and_resume_to_the_same_bits(
     assert report["device"].startswith("2 processes, each: ")
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_in_two_processes(tmp_path: Path) -> None:
     from test_evaluate import ADAPTER, CARD, LLM
 
