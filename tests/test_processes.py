@@ -35,9 +35,6 @@ from test_joint import INFERENCE, WEIGHTS, batch_of, gradients
 from test_uniconv import END, Stopped, StopAfter, task, tiny, training
 from uniconv_bench.system_cards import Lora
 from uniconv_bench.progress import Silent
-from uniconv_bench.system_cards import Lora
-from uniconv_bench.cli import main
-from uniconv_bench.files import CACHE
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.uniconv.joint import joint_step
 from uniconv_bench.uniconv.processes import Processes
@@ -56,6 +53,7 @@ for tokens in (None, 500):
     )
     save_file(gradients(model), out / f"{processes.rank}-{tokens}.safetensors")
     (out / f"{processes.rank}-{tokens}.json").write_text(json.dumps(terms))
+Processes.parted()
 """
 TRAINING = """
 chosen = training(checkpoint_steps=2, lora=Lora(r=4, alpha=8, dropout=0.0))
@@ -73,26 +71,40 @@ except Stopped:
     pass
 processes.told(None)
 train("stopped")
+Processes.parted()
+"""
+COMMAND = """
+import runpy
+import sys
+from torch import distributed
+sys.argv[1:] = ["train", "--system", sys.argv[2], "--json"]
+try:
+    runpy.run_module("uniconv_bench", run_name="__main__")
+except SystemExit as end:
+    if distributed.is_initialized():
+        sys.exit("still joined")
+    sys.exit(end.code)
 """
 
 
-def together(script: str, *arguments: Path) -> None:
+def together(script: str, *arguments: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs a script in two processes as torchrun does."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     launched = subprocess.run(
         [*command, "--nproc-per-node", "2", script, str(HERE), *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
     )
-    assert launched.returncode == 0, launched.stderr[-3000:]
+    assert launched.returncode == 0, launched.stderr
+    return launched
 
 
 @pytest.fixture
 def script(tmp_path: Path) -> Any:
     def written(body: str) -> str:
         path = tmp_path / "script.py"
-        path.write_text(START + body)
+        path.write_text(body)
         return str(path)
 
     return written
@@ -105,7 +117,7 @@ def test_two_processes_have_the_gradients_of_one(
     alone = joint_step(tiny_model, batch_of(PromptFormat(tiny_tokenizer, 300, 60)), WEIGHTS, END)
     wanted = gradients(tiny_model)
     values = []
-    together(script(GRADIENTS), tmp_path, tiny_folder)
+    together(script(START + GRADIENTS), tmp_path, tiny_folder)
     for tokens in (None, 500):
         found = [load_file(tmp_path / f"{rank}-{tokens}.safetensors") for rank in (0, 1)]
         assert distance(found[0], wanted) < 5e-5
@@ -118,7 +130,7 @@ def test_two_processes_have_the_gradients_of_one(
 def test_two_processes_train_as_one_and_resume_to_the_same_bits(
     script: Any, tmp_path: Path
 ) -> None:
-    together(script(TRAINING), tmp_path)
+    together(script(START + TRAINING), tmp_path)
     whole, resumed = (
         load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "stopped")
     )
@@ -134,19 +146,12 @@ def test_two_processes_train_as_one_and_resume_to_the_same_bits(
 
 
 @pytest.mark.slow
-def test_the_command_line_trains_in_two_processes(tmp_path: Path) -> None:
+def test_the_command_line_trains_in_two_processes(script: Any, tmp_path: Path) -> None:
     from test_evaluate import ADAPTER, CARD, LLM
 
     card = tmp_path / "tiny.toml"
     card.write_text(CARD.replace('kind = "llm"', LLM) + ADAPTER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    launched = subprocess.run(
-        [*command, "2", "-m", "uniconv_bench", "train", "--system", str(card), "--json"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", CACHE: str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-    )
-    assert launched.returncode == 0, launched.stderr[-3000:]
+    launched = together(script(COMMAND), card, **{CACHE: str(tmp_path / "cache")})
     (row,) = json.loads(launched.stdout)  # said once
     report = json.loads((Path(row["folder"]) / "training.json").read_text())
     assert report["steps"] == 2 and report["device"].startswith("2 processes")

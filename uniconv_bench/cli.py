@@ -21,7 +21,7 @@ import typer
 
 from uniconv_bench import __version__
 from uniconv_bench.commands import files, look, results, stages
-from uniconv_bench.commands.shared import first_process, note
+from uniconv_bench.commands.shared import first_process, note, several_processes
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import CACHE, cache_dir, require_writable
 
@@ -115,7 +115,7 @@ def _options(
         bool, typer.Option("--debug", help="On an error, show the traceback. Works anywhere.")
     ] = False,
 ) -> None:
-    if os.environ.get("WORLD_SIZE", "1") != "1" and context.invoked_subcommand != "train":
+    if several_processes() and context.invoked_subcommand != "train":
         what = f"{context.invoked_subcommand} runs in one process; a launcher started several"
         raise UserError(what, mend="launch train alone, everything else goes without")
     if not first_process():

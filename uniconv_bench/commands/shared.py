@@ -78,6 +78,11 @@ def first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def several_processes() -> bool:
+    """Whether a launcher started this one together with others."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 def expanded(kind: registry.Kind, given: Sequence[str]) -> list[str]:
     """Names with `all` spelt out, each card opened: a wrong one stops before any work."""
     names: Callable[[], list[str]]

@@ -30,6 +30,7 @@ from uniconv_bench.commands.shared import (
     print_json,
     print_paths,
     progress,
+    several_processes,
     tasks_of,
 )
 from uniconv_bench.errors import UserError
@@ -167,6 +168,10 @@ def train(
             announce("train", tasks[0], name, profile, None, stages=("train",), retrain=trained)
         found = evaluate.train(name, profile, retrain=trained, progress=progress())
         rows += [{"name": name, "adapter": a, "folder": str(f)} for a, f in found.items()]
+    if several_processes():
+        from uniconv_bench.uniconv.processes import Processes
+
+        Processes.parted()
     print_paths(rows, "folder", as_json, f"uniconv-bench run --task all --system {system[0]}")
 
 

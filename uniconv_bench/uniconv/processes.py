@@ -35,6 +35,16 @@ class Processes:
         state = PartialState(cpu=device() == "cpu")
         return Processes(state.process_index, state.num_processes)
 
+    @staticmethod
+    def parted() -> None:
+        """Ends what `joined` began, once nothing more is to be done together.
+
+        A process that merely exits now and then dies of it: gloo's threads outlive the interpreter
+        (pytorch issue 190489).
+        """
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
     @property
     def first(self) -> bool:
         """Whether this is the one that writes files and talks to people."""
