@@ -160,7 +160,11 @@ def test_malformed_card_names_file_and_field(tmp_path: Path, text: str, field: s
         ('kind = "dense"', 'kind = "dens"', "no kind 'dens' (PATH); did you mean 'dense'? kinds"),
         ('kind = "dense"\n', "", "field retriever: has no kind (PATH); kinds of retriever: dense"),
         ('tasks = ["toy"]', 'tasks = "toy"', "adapters.both.tasks: is a text, not a list (PATH)"),
-        ("seed = 7", "sede = 7", "did you mean 'seed'? [adapters.both] takes tasks, losses, ddm"),
+        (
+            "seed = 7",
+            "sede = 7",
+            "did you mean 'seed'? [adapters.both] takes tasks, mixture, losses, ddm",
+        ),
         ("seed = 7", "dtype = 'float16'", "did you mean 'bfloat16'? it is one of: float32, bfl"),
         ("sample =", "sampel =", "field backbone.sampel"),
         ("cii = 0.5", "cii = -1.0", "losses.cii: is -1.0; it has to be at least 0 (PATH)"),

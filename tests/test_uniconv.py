@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -290,6 +291,19 @@ def test_groups_hold_one_task_each_and_every_turn_once_an_epoch() -> None:
     assert sorted(seen) == sorted(id(e) for found in data.values() for e in found)
     for group in first:
         assert any(all(e in found for e in group) for found in data.values())
+
+
+def test_a_mixture_reads_a_task_more_often_or_in_part() -> None:
+    chosen = training(tasks=("a", "b"), batch_size=2, mixture={"a": 2.0, "b": 0.5})
+    data = {n: examples(task(n, size), chosen, Silent()) for n, size in (("a", 6), ("b", 8))}
+    read = [Counter(id(e) for g in groups(data, chosen, epoch) for e in g) for epoch in (0, 1)]
+    for epoch in read:
+        assert [epoch[id(e)] for e in data["a"]] == [2] * 6
+        assert sorted(epoch[id(e)] for e in data["b"])[-4:] == [1] * 4
+        assert epoch.total() == 12 + 4
+    assert read[0] != read[1]
+    with pytest.raises(ValueError, match="mixture names 'c', which is none of tasks"):
+        training(tasks=("a",), mixture={"c": 2.0})
 
 
 # --- training -----------------------------------------------------------------------------------

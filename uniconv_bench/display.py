@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from uniconv_bench.commands.example import Example
     from uniconv_bench.doctor import Check
     from uniconv_bench.records import ResultRecord
-    from uniconv_bench.system_cards import Inference, SystemCard, Training
+    from uniconv_bench.system_cards import ByProfile, SystemCard
 
 WIDEST, UTTERANCES = 100, 4
 """Columns of a task card, whose lines are read one by one; utterances of history that it shows."""
@@ -246,15 +246,15 @@ def show_system(card: SystemCard) -> None:
     facts.add_row("retriever", _settings(card.retriever.model_dump()))
     facts.add_row("generator", _settings(card.generator.model_dump()))
     console.print(facts)
-    _show_choices("Inference", card.inference)
-    for name, training in card.adapters.items():
-        _show_choices(f"Adapter {name}", training)
-        for profile, changed in training.profiles.items():
-            title = f"Adapter {name}: what differs at profile {profile}"
-            _show_choices(title, training.on(profile), set(changed) - {"sources"})
+    adapters = {f"Adapter {name}": training for name, training in card.adapters.items()}
+    for title, table in {"Inference": card.inference, **adapters}.items():
+        _show_choices(title, table)
+        for profile, changed in table.profiles.items():
+            only = set(changed) - {"sources"}
+            _show_choices(f"{title}: what differs at profile {profile}", table.on(profile), only)
 
 
-def _show_choices(title: str, settings: Inference | Training, only: set[str] | None = None) -> None:
+def _show_choices(title: str, settings: ByProfile, only: set[str] | None = None) -> None:
     """Settings, each with the source that the card gives, itself, or the schema's default."""
     table = _table("setting", "value", "source")
     shown = settings.model_dump(include=only, exclude={"sources", "profiles"})

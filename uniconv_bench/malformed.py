@@ -97,7 +97,9 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 def _fields(names: Sequence[str], table: type[BaseModel]) -> str:
     place = f"[{'.'.join(names)}]" if names else "the card"
-    return f"{place} takes {', '.join(table.model_fields)}"
+    own = [name for name in table.model_fields if name in table.__annotations__]
+    shared = [name for name in table.model_fields if name not in table.__annotations__]
+    return f"{place} takes {', '.join([*own, *shared])}"
 
 
 def _type(value: Any) -> str:

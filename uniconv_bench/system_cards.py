@@ -6,7 +6,7 @@ here, and `sources` says where its value comes from.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
@@ -104,11 +104,46 @@ class Lora(Card):
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
 
 
-class Training(Card):
+class ByProfile(Card):
+    """A table whose fields may be otherwise at a profile: its data, its backbone's size, its
+    machine.
+    """
+
+    sources: dict[str, str] = {}
+    """Field name -> `paper`, `peer:<name>` or `ours`; part of no fingerprint."""
+    profiles: dict[Profile, dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _profiles_fit(self) -> Self:
+        for profile in self.profiles:
+            self.on(profile)
+        return self
+
+    def on(self, profile: Profile) -> Self:
+        """What holds at a profile.
+
+        Raises:
+            ValueError: what the card says for the profile fits no field.
+        """
+        base = self.model_dump(exclude={"profiles"}, exclude_defaults=True)
+        changed = self.profiles.get(profile, {})
+        try:
+            return self.model_validate(merged(base, changed))
+        except ValidationError as error:
+            what, mend = first_fault(type(self), error)
+            raise ValueError(
+                "; ".join(filter(None, (f"profiles.{profile}: {what}", mend)))
+            ) from error
+
+
+class Training(ByProfile):
     """How one adapter is trained. Defaults follow the closest peers where the paper is silent."""
 
     tasks: tuple[str, ...]
     """Training sets mixed, each turn once an epoch."""
+    mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Task -> how many times an epoch reads its turns, where that is not once: 0.5 is half of them,
+    drawn anew every epoch."""
     losses: Losses = Losses()
     ddm: Literal["both", "response_as_passage", "passage_as_response"] = "both"
     """`both`: data-discrepancy mitigation, each turn carries its passage and its response.
@@ -147,35 +182,15 @@ class Training(Card):
     """Tokens of a step whose activations are held at a time, for a second forward pass over all;
     none: all of them, in one pass. The batch of the contrasts is the same."""
     seed: int = 13
-    sources: dict[str, str] = {}
-    """Field name -> `paper`, `peer:<name>` or `ours`."""
-    profiles: dict[Profile, dict[str, Any]] = {}
-    """Fields that are otherwise at a profile: its data, its backbone's size, its machine."""
 
     @model_validator(mode="after")
-    def _profiles_fit(self) -> Training:
-        for profile in self.profiles:
-            self.on(profile)
+    def _mixed_tasks(self) -> Training:
+        if absent := sorted(set(self.mixture) - set(self.tasks)):
+            raise ValueError(f"mixture names {absent[0]!r}, which is none of tasks")
         return self
 
-    def on(self, profile: Profile) -> Training:
-        """What a profile trains by.
 
-        Raises:
-            ValueError: what the card says for the profile fits no field.
-        """
-        base = self.model_dump(exclude={"profiles"}, exclude_defaults=True)
-        changed = self.profiles.get(profile, {})
-        try:
-            return Training.model_validate(merged(base, changed))
-        except ValidationError as error:
-            what, mend = first_fault(Training, error)
-            raise ValueError(
-                "; ".join(filter(None, (f"profiles.{profile}: {what}", mend)))
-            ) from error
-
-
-class Inference(Card):
+class Inference(ByProfile):
     """What retrieval and answering share."""
 
     session_tokens: Positive = 1024
@@ -185,10 +200,11 @@ class Inference(Card):
     top_k: Annotated[int, Field(ge=0)] = 3
     """Passages that the generator reads."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    lora: Literal["merged", "beside"] = "merged"
+    """`merged`: adapters are added to the weights, in float32, before those are rounded to `dtype`:
+    faster, but a large model passes through memory in float32. `beside`: they stay apart."""
     encode_batch_tokens: Positive = 4096
     decode_batch_size: Positive = 16
-    sources: dict[str, str] = {}
-    """As of an adapter's fields; part of no fingerprint."""
 
 
 class SystemCard(Card):
@@ -205,9 +221,10 @@ class SystemCard(Card):
     inference: Inference = Inference()
 
     def on(self, profile: Profile) -> SystemCard:
-        """The card of one profile: what its adapters say for profiles is settled."""
+        """The card of one profile: what its tables say for profiles is settled."""
         adapters = {name: training.on(profile) for name, training in self.adapters.items()}
-        return self.model_copy(update={"adapters": adapters})
+        inference = self.inference.on(profile)
+        return self.model_copy(update={"adapters": adapters, "inference": inference})
 
     @model_validator(mode="after")
     def _adapters_exist(self) -> SystemCard:

@@ -237,26 +237,32 @@ def load_model(backbone: Backbone, dtype: str, progress: Progress) -> Any:
     return model.eval().to(device())
 
 
-_loaded: dict[tuple[Backbone, str, Path | None], tuple[Any, Any]] = {}
+_Key = tuple[Backbone, Path | None, str, bool]
+_loaded: dict[_Key, tuple[Any, Any]] = {}
 
 
 def load_decoder(
-    backbone: Backbone, dtype: str, adapter: Path | None, progress: Progress
+    backbone: Backbone, adapter: Path | None, dtype: str, merge: bool, progress: Progress
 ) -> tuple[Any, Any]:
     """(model, tokenizer), shared by everyone in the process that asks for the same weights.
 
-    In float32 the adapter is merged into the weights: exact to rounding, and faster.
+    Args:
+        adapter: folder of a LoRA adapter.
+        dtype: of the weights.
+        merge: whether the adapter is added to the weights, in float32, or stays beside them.
     """
-    key = (backbone, dtype, adapter)
+    key = (backbone, adapter, dtype, merge)
     if key not in _loaded:
+        import torch
+        from peft import PeftModel
+
         while len(_loaded) >= 2:  # a retriever's and a generator's weights, no more
             del _loaded[next(iter(_loaded))]
-        model = load_model(backbone, dtype, progress)
+        merge = merge and adapter is not None
+        model = load_model(backbone, "float32" if merge else dtype, progress)
         if adapter is not None:
-            from peft import PeftModel
-
             model = PeftModel.from_pretrained(model, str(adapter)).eval()
-            if dtype == "float32":
-                model = model.merge_and_unload()
+        if merge:
+            model = model.merge_and_unload().to(getattr(torch, dtype))
         _loaded[key] = (model, load_tokenizer(backbone, progress))
     return _loaded[key]

@@ -121,9 +121,13 @@ def groups(
     found: list[list[Example]] = []
     size = training.batch_size
     for name in sorted(examples_by_task):
-        order = list(examples_by_task[name])
-        shuffle.shuffle(order)
-        found += [order[i : i + size] for i in range(0, len(order), size)]
+        times = training.mixture.get(name, 1.0)
+        while times > 0:
+            order = list(examples_by_task[name])
+            shuffle.shuffle(order)
+            order = order[: round(len(order) * min(times, 1.0))]
+            found += [order[i : i + size] for i in range(0, len(order), size)]
+            times -= 1.0
     found = [group for group in found if len(group) > 1]
     shuffle.shuffle(found)
     return found

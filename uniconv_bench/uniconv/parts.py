@@ -44,6 +44,7 @@ class _Decoder:
             "backbone": self.backbone.revision,
             "adapter": digest_of_file(self.adapter / WEIGHTS) if self.adapter else None,
             "dtype": self.inference.dtype,
+            "lora": self.inference.lora,
             "attention": ATTENTION,
             "session_tokens": self.inference.session_tokens,
             "passage_tokens": self.inference.passage_tokens,
@@ -56,7 +57,8 @@ class _Decoder:
         """(model, prompt format)."""
         from uniconv_bench.prompts import PromptFormat
 
-        model, tokenizer = load_decoder(self.backbone, self.inference.dtype, self.adapter, progress)
+        how = self.inference.dtype, self.inference.lora == "merged"
+        model, tokenizer = load_decoder(self.backbone, self.adapter, *how, progress)
         limits = (self.inference.session_tokens, self.inference.passage_tokens)
         return model, PromptFormat(tokenizer, *limits)
 
