@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,7 +102,11 @@ def reference(model: Any, batch: Any, weights: Weights) -> tuple[dict[str, float
 
 
 def gradients(model: Any) -> dict[str, Any]:
-    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return {
+        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
 
 
 def distance(found: dict[str, Any], wanted: dict[str, Any]) -> float:
@@ -116,6 +121,12 @@ VARIANTS: list[dict[str, Any]] = [
     {"generation_input": "session+passage", "generation_passages": 0},
     {"generation_input": "session+passage", "generation_passages": 2},
     {"cii_input": "query+passage"},
+    {"cii_score": "loglik", "generation_input": "session+passage"},
+    {"cii_score": "loglik", "cii_input": "query+passage", "cii_rivals": 2},
+    {"cii_score": "pairwise", "cii_negatives": "previous_turn"},
+    {"cii_score": "loglik", "cii_negatives": "retrieved_wrong_passage", "cii_rivals": 2},
+    {"cii_negatives": "retrieved_wrong_passage"},
+    {"cii_negatives": "previous_turn"},
     {"ddm": "response_as_passage"},
     {"ddm": "passage_as_response"},
     {"hard_negatives": 0},
@@ -130,9 +141,11 @@ def test_one_pass_has_the_gradients_of_three(
     changes: dict[str, Any], tokens_at_once: int | None, tiny_model: Any, form: PromptFormat
 ) -> None:
     batch = batch_of(form, **changes)
-    values, wanted = reference(tiny_model, batch, WEIGHTS)
+    weights = replace(WEIGHTS, cii_score=changes.get("cii_score", "embedding"))
+    values, wanted = reference(tiny_model, batch, weights)
+    assert set(values) == {"retrieval", "generation", "cii"}
     tiny_model.zero_grad()
-    found = joint_step(tiny_model, batch, WEIGHTS, END, tokens_at_once=tokens_at_once)
+    found = joint_step(tiny_model, batch, weights, END, tokens_at_once=tokens_at_once)
     assert found == pytest.approx(values, rel=1e-5)
     assert distance(gradients(tiny_model), wanted) < 5e-5
 
@@ -181,11 +194,11 @@ def test_a_second_pass_draws_the_same_dropout(form: PromptFormat) -> None:
 def test_a_session_is_read_once(form: PromptFormat) -> None:
     batch = batch_of(form)
     rows = [
-        [Row(q), Row([*p.ids, *(r or [])]), Row(a or q)]
-        for q, p, r, a in zip(
-            batch.queries, batch.prompts, batch.responses, batch.anchors, strict=True
-        )
+        [Row(q), Row([*p.ids, *(r or [])])]
+        for q, p, r in zip(batch.queries, batch.prompts, batch.responses, strict=True)
     ]
+    for anchor in batch.anchors:
+        rows[anchor.turn].append(Row(anchor.ids))
     sessions = sum(len(q) - 1 for q in batch.queries)
     apart = sum(len(row.ids) for tree in rows for row in tree)
     assert sum(size(tree) for tree in rows) <= apart - sessions

@@ -25,11 +25,13 @@ from uniconv_bench.encode import encode_corpus, encode_rows
 from uniconv_bench.errors import UserError
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import Prompt, PromptFormat
-from uniconv_bench.system_cards import Inference, Lora, Losses, Training
+from uniconv_bench.system_cards import SUPERVISED, Inference, Lora, Losses, Training
 from uniconv_bench.uniconv.backbone import Backbone, find_backbone
 from uniconv_bench.uniconv.embedding import embed, hidden_states
 from uniconv_bench.uniconv.losses import (
+    Contrast,
     Weights,
+    cii_loss,
     info_nce,
     loss_terms,
     masked_states,
@@ -200,13 +202,72 @@ def test_false_negatives_are_marked_by_passage_and_by_normalised_response(
     assert not batch.allowed[0, 0]  # its own passage: the loss keeps it as the positive
     assert batch.allowed[0, 1:].all()
     # "Light keeper 0.", "LIGHT keeper 0!" and "light keeper 0" are one response; the turn without
-    # a passage has another
-    same = ~batch.distinct
-    assert same[:3, :3].all()
-    assert not same[:3, 3:].any()
-    assert batch.anchors[3] is None
-    assert batch.targets[3] is None
+    # a passage contrasts nothing.
+    assert [anchor.turn for anchor in batch.anchors] == [0, 1, 2, 4]
+    assert batch.contrasts == [
+        *(Contrast((k, k), [(k, 3)]) for k in range(3)),
+        Contrast((3, 3), [(3, 0), (3, 1), (3, 2)]),
+    ]
     assert batch.responses[3] is not None
+
+
+def said(form: PromptFormat, batch: Any, pair: tuple[int, int]) -> tuple[str, str]:
+    """Passage of the anchor, and response."""
+    anchor, target = batch.anchors[pair[0]].ids, batch.targets[pair[1]]
+    shown = form.tokenizer.decode(anchor, skip_special_tokens=True).partition("[1] ")[2]
+    response = form.tokenizer.decode(target, skip_special_tokens=True)
+    return shown.partition(".")[0], response.removeprefix("Answer: ")
+
+
+@pytest.mark.parametrize("score", ["embedding", "loglik"])
+@pytest.mark.parametrize(
+    ("negatives", "wrong"),
+    [
+        ("in_batch", ("Light 4 was kept by keeper 4", "Light keeper 3.")),
+        ("previous_turn", ("Light 4 was kept by keeper 4", "A light.")),
+        ("sampled_generation", ("Light 4 was kept by keeper 4", "Nobody.")),
+        ("retrieved_wrong_passage", ("Light 3 was kept by keeper 3", "Light keeper 4.")),
+    ],
+)
+def test_rivals_of_a_response(negatives: Any, wrong: Any, score: Any, form: PromptFormat) -> None:
+    chosen = training(cii_negatives=negatives, cii_score=score)
+    group = [replace(e, sampled="Nobody.") for e in examples(task(), chosen, Silent()) if e.targets]
+    batch = make_batch(group, chosen, form, random.Random(0))
+    (fourth,) = (c for c in batch.contrasts if batch.anchors[c.right[0]].turn == 3)
+    assert said(form, batch, fourth.right) == ("Light 4 was kept by keeper 4", "Light keeper 4.")
+    assert wrong in [said(form, batch, pair) for pair in fourth.wrong]
+    ends = [anchor.ids[-1] == form.end for anchor in batch.anchors]
+    assert all(ends) if score == "embedding" else not any(ends)
+    few = make_batch(group, chosen.model_copy(update={"cii_rivals": 1}), form, random.Random(0))
+    assert [len(contrast.wrong) for contrast in few.contrasts] == [1] * len(group)
+
+
+def test_cii_by_hand() -> None:
+    scores = torch.tensor([[2.0, 1.0, 0.0], [9.0, 3.0, 2.0]])
+    contrasts = [Contrast((0, 0), [(0, 1), (0, 2)]), Contrast((1, 1), [(1, 2)])]
+    e = math.exp
+    softmax = (math.log(1 + e(-2) + e(-4)) + math.log(1 + e(-2))) / 2
+    sigmoid = ((math.log(1 + e(-2)) + math.log(1 + e(-4))) / 2 + math.log(1 + e(-2))) / 2
+    assert cii_loss(scores, contrasts, 0.5, "loglik").item() == pytest.approx(softmax)
+    assert cii_loss(scores, contrasts, 0.5, "pairwise").item() == pytest.approx(sigmoid)
+
+
+@pytest.mark.parametrize(
+    ("ddm", "passages", "responses"),
+    [("passage_only", 7, 0), ("response_only", 0, 8), ("different_turns", 3, 4)],
+)
+def test_what_a_regime_leaves(ddm: Any, passages: int, responses: int, form: PromptFormat) -> None:
+    losses = {name: float(name in SUPERVISED[ddm]) for name in ("retrieval", "generation", "cii")}
+    chosen = training(ddm=ddm, losses=losses, generation_input="session+passage")
+    found = examples(task(), chosen, Silent())
+    assert [e.turn for e in found] == [e.turn for e in examples(task(), training(), Silent())]
+    assert sum(bool(e.targets) for e in found) == passages
+    assert sum(e.response is not None for e in found) == responses
+    assert not any(e.targets and e.response is not None for e in found)
+    batch = make_batch(found, chosen, form, random.Random(0))
+    assert batch.contrasts == []
+    with pytest.raises(ValueError, match=f"ddm {ddm!r} leaves losses.cii nothing: make it 0"):
+        training(ddm=ddm, losses=losses | {"cii": 0.5})
 
 
 def test_hard_negatives_are_neighbours_but_never_relevant() -> None:
@@ -247,7 +308,8 @@ def test_without_ddm_everything_else_is_the_same(ddm: Any, form: PromptFormat) -
                 gold = example.turn.gold[0].removeprefix("p")
                 assert f"kept by keeper {gold}" in shown
     assert len(made[ddm].candidates) == pytest.approx(len(made["both"].candidates), abs=2)
-    assert [a is None for a in made[ddm].anchors] == [a is None for a in made["both"].anchors]
+    turns = {kind: [anchor.turn for anchor in batch.anchors] for kind, batch in made.items()}
+    assert turns[ddm] == turns["both"]
 
 
 def test_generation_reads_the_gold_passage_among_distractors_or_the_session_alone(

@@ -100,7 +100,11 @@ class PromptFormat:
         return ids
 
     def prompt(
-        self, turn: Turn, passages: Sequence[Passage], session_mask: SessionMask = "none"
+        self,
+        turn: Turn,
+        passages: Sequence[Passage],
+        session_mask: SessionMask = "none",
+        history: History = "session",
     ) -> Prompt:
         """Input of the generator: session, passages, opening of the assistant's reply.
 
@@ -108,8 +112,8 @@ class PromptFormat:
         """
         closing = self._ids(self._closing)
         if session_mask == "none":
-            return Prompt([*self.grounded(turn, passages), *closing])
-        session = self.session(turn)
+            return Prompt([*self.grounded(turn, passages, history), *closing])
+        session = self.session(turn, history)
         start = len(session) + (1 if session_mask == "strict" else 2)
         return Prompt([*session, self.end, *self.evidence(passages), *closing], len(session), start)
 

@@ -81,6 +81,34 @@ GeneratorCard = Annotated[
 ]
 
 
+CiiScore = Literal["embedding", "loglik", "pairwise"]
+"""What L_CII compares: cosines of EOS embeddings, by softmax; a response's mean log-likelihood a
+token given session and passage, by softmax; the same, by its margin over each wrong one."""
+CiiNegatives = Literal["in_batch", "retrieved_wrong_passage", "sampled_generation", "previous_turn"]
+"""Wrong pairs of L_CII: the right passage with other turns' responses, or the right response with
+neighbouring passages, or the right passage with what the untrained backbone says without it, or
+with what was said the turn before."""
+Ddm = Literal[
+    "both",
+    "different_turns",
+    "passage_only",
+    "response_only",
+    "response_as_passage",
+    "passage_as_response",
+]
+"""Data-discrepancy mitigation: what supervises a turn. `both`: its passage and its response, as the
+paper has it. `different_turns`: of half the turns the passage alone, of the others the response
+alone; `passage_only`, `response_only`: of all. The last two have no mitigation, as in earlier work
+one text serves both objectives: the response is what L_R pulls to the session, or the passage is
+what L_G writes (which then grounds on BM25's best)."""
+SUPERVISED: dict[Ddm, tuple[str, ...]] = {
+    "different_turns": ("retrieval", "generation"),
+    "passage_only": ("retrieval",),
+    "response_only": ("generation",),
+}
+"""The losses that have anything to learn from, where those are not all."""
+
+
 class Losses(Card):
     """Weights of L = retrieval * L_R + generation * L_G + cii * L_CII (alpha in the paper)."""
 
@@ -145,10 +173,7 @@ class Training(ByProfile):
     """Task -> how many times an epoch reads its turns, where that is not once: 0.5 is half of them,
     drawn anew every epoch."""
     losses: Losses = Losses()
-    ddm: Literal["both", "response_as_passage", "passage_as_response"] = "both"
-    """`both`: data-discrepancy mitigation, each turn carries its passage and its response.
-    Without it one text serves both objectives, as in earlier work: the response is what L_R pulls
-    to the session, or the passage is what L_G writes (which then grounds on BM25's best)."""
+    ddm: Ddm = "both"
     retrieval_input: Literal["session", "query"] = "session"
     """What L_R pulls to its passage; the retriever that uses the adapter has to ask the same."""
     generation_input: Literal["session", "session+passage"] = "session"
@@ -158,7 +183,12 @@ class Training(ByProfile):
     generation_passages: int = Field(default=0, ge=0)
     """Distractor passages shown beside the gold one when `generation_input` has passages."""
     cii_input: Literal["session+passage", "query+passage"] = "session+passage"
+    cii_score: CiiScore = "embedding"
+    cii_negatives: CiiNegatives = "in_batch"
+    cii_rivals: Positive | None = None
+    """Most wrong pairs a turn, drawn anew each step; none: all there are."""
     cii_temperature: float = Field(default=0.01, gt=0)
+    """Of L_CII's scores: cosines want it far smaller than log-likelihoods do."""
     temperature: float = Field(default=0.01, gt=0)
     """Of L_R's cosine similarities."""
     hard_negatives: int = Field(default=1, ge=0)
@@ -182,6 +212,14 @@ class Training(ByProfile):
     """Tokens of a step whose activations are held at a time, for a second forward pass over all;
     none: all of them, in one pass. The batch of the contrasts is the same."""
     seed: int = 13
+
+    @model_validator(mode="after")
+    def _supervised(self) -> Training:
+        learns = SUPERVISED.get(self.ddm, ("retrieval", "generation", "cii"))
+        for name in ("retrieval", "generation", "cii"):
+            if getattr(self.losses, name) and name not in learns:
+                raise ValueError(f"ddm {self.ddm!r} leaves losses.{name} nothing: make it 0")
+        return self
 
     @model_validator(mode="after")
     def _mixed_tasks(self) -> Training:

@@ -23,7 +23,7 @@ from uniconv_bench.prompts import Prompt
 from uniconv_bench.system_cards import Lora, Training
 from uniconv_bench.uniconv.backbone import device, find_backbone, load_model
 from uniconv_bench.uniconv.joint import joint_step
-from uniconv_bench.uniconv.losses import Batch, Weights, loss_terms
+from uniconv_bench.uniconv.losses import Anchor, Batch, Contrast, Weights, loss_terms
 from uniconv_bench.uniconv.training import adapted, keep_freed_memory
 
 GOAL = 0.9
@@ -58,17 +58,21 @@ def batch_of(
     sessions = [ids(session) for _ in range(turns)]
     passages = [ids(passage) for _ in range(turns)]
     responses = [ids(response) for _ in range(turns)]
-    every = ~torch.eye(turns, dtype=torch.bool)
     return Batch(
         queries=[[*s, end] for s in sessions],
         positives=list(range(turns)),
         candidates=[[*p, end] for p in passages],
-        allowed=every,
+        allowed=~torch.eye(turns, dtype=torch.bool),
         prompts=[Prompt(s) for s in sessions],
         responses=list(responses),
-        anchors=[[*s, *p, end] for s, p in zip(sessions, passages, strict=True)],
+        anchors=[
+            Anchor(i, [*s, *p, end])
+            for i, (s, p) in enumerate(zip(sessions, passages, strict=True))
+        ],
         targets=[[*r, end] for r in responses],
-        distinct=every,
+        contrasts=[
+            Contrast((i, i), [(i, j) for j in range(turns) if j != i]) for i in range(turns)
+        ],
     )
 
 

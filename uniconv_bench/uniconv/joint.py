@@ -17,20 +17,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from uniconv_bench.uniconv.losses import Batch, Weights, info_nce
+from uniconv_bench.uniconv.losses import Batch, Weights, cii_loss, in_places, info_nce
 from uniconv_bench.uniconv.processes import Processes
 from uniconv_bench.uniconv.tree import Path, pack, size
 from uniconv_bench.uniconv.tree import Row as TreeRow
 
-Role = Literal["query", "candidate", "anchor", "target", "response"]
+Role = Literal["query", "candidate", "anchor", "target", "pair", "response"]
 Key = tuple[Role, int]
-"""What an embedding is of: its role, and its place in the batch's list."""
+"""What an embedding or a likelihood is of: its role, and its place in the batch's list."""
+SPOKEN = ("pair", "response")
 ALONE = Processes()
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A row of a tree; of a `response` its last `length` tokens are to be predicted."""
+    """A row of a tree; of a `response` or `pair` its last `length` tokens are to be predicted."""
 
     path: TreeRow
     role: Role
@@ -39,12 +40,13 @@ class _Row:
 
     @property
     def key(self) -> Key:
-        """Names its embedding."""
+        """Names its embedding, or its likelihood."""
         return self.role, self.place
 
 
 class _Found(NamedTuple):
-    embeddings: dict[Key, Tensor]
+    values: dict[Key, Tensor]
+    """Embeddings (d), and of pairs the mean log-likelihoods a token ()."""
     nll: Tensor
     """Of the response tokens, summed."""
 
@@ -75,47 +77,52 @@ def joint_step(
     """
     trees = _trees(batch, weights)
     rows = [row for tree in trees for row in tree]
-    line = {row.key: number for number, row in enumerate(r for r in rows if r.role != "response")}
-    tokens = sum(row.length for row in rows)
+    line = {row.key: n for n, row in enumerate(r for r in rows if r.role not in SPOKEN)}
+    tokens = sum(row.length for row in rows if row.role == "response")
     parts = _parts(trees, tokens_at_once, processes)
-    first: list[_Found] = []
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        if parameter.grad is None:
+            # Made before any activation: among those it would keep their memory in pieces.
+            parameter.grad = torch.zeros_like(parameter)
+
+    # Everybody gets all embeddings and scores, and so the same loss and the gradient of each.
+    table = torch.zeros(len(line), model.config.hidden_size, device=model.device)
+    scores = torch.zeros(len(batch.pairs), device=model.device)
+    nll = torch.zeros((), device=model.device)
+
+    def place(key: Key, of_table: Tensor, of_scores: Tensor) -> Tensor:
+        return of_scores[key[1]] if key[0] == "pair" else of_table[line[key]]
+
     states: list[_Randomness] = []
+    found: _Found | None = None
     for part in parts:
         states.append(_Randomness())
         with torch.set_grad_enabled(len(parts) == 1), autocast():
-            first.append(_read(model, part, end))
-
-    # Everybody gets all embeddings, and so the same loss and the gradient of each of them.
-    table = torch.zeros(len(line), model.config.hidden_size, device=model.device)
-    nll = torch.zeros((), device=model.device)
-    for found in first:
+            found = _read(model, part, end)
         nll += found.nll.detach()
-        for key, value in found.embeddings.items():
-            table[line[key]] = value.detach()
-    processes.add([table, nll])
-    table.requires_grad_()
-    terms = _contrasts(table, line, batch, weights)
+        for key, value in found.values.items():
+            place(key, table, scores).copy_(value.detach())
+    processes.add([table, scores, nll])
+    leaves = [table.requires_grad_(), scores.requires_grad_()]
+    terms = _contrasts(table, scores, line, batch, weights)
     for name, loss in terms.items():
         (getattr(weights, name) * loss).backward()
     if tokens:
         terms["generation"] = nll / tokens
+    back = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
 
-    for part, found, state in zip(parts, first, states, strict=True):
-        if len(parts) > 1:
+    for part, state in zip(parts, states, strict=True):
+        if len(parts) > 1 or found is None:
             state.restore()
             with autocast():
                 found = _read(model, part, end)
         loss = found.nll * (weights.generation / max(tokens, 1))
-        for key, value in found.embeddings.items():
-            if table.grad is not None:
-                loss = loss + (value * table.grad[line[key]]).sum()
+        for key, value in found.values.items():
+            loss = loss + (value * place(key, *back)).sum()
         backward(loss)
-    if processes.count > 1:
-        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        for parameter in learning:
-            if parameter.grad is None:  # of a process that had nothing to read
-                parameter.grad = torch.zeros_like(parameter)
-        processes.add([parameter.grad for parameter in learning if parameter.grad is not None])
+        found = None
+    processes.add([parameter.grad for parameter in learning if parameter.grad is not None])
     return {name: loss.item() for name, loss in terms.items()}
 
 
@@ -123,25 +130,29 @@ def _trees(batch: Batch, weights: Weights) -> list[list[_Row]]:
     """A tree a turn, then one a text that contrasts embed beside the sessions."""
     turns = range(len(batch.queries))
     judged = [i for i in turns if weights.retrieval and batch.positives[i] is not None]
-    grounded = [i for i in turns if weights.cii and batch.anchors[i] is not None]
-    if len(grounded) < 2:
-        grounded = []
-    trees: list[list[_Row]] = []
+    embeds = weights.cii_score == "embedding"
+    trees: list[list[_Row]] = [[] for _ in turns]
     for i in turns:
-        rows = []
         if i in judged:
-            rows.append(_Row(TreeRow(batch.queries[i]), "query", i))
+            trees[i].append(_Row(TreeRow(batch.queries[i]), "query", i))
         if weights.generation and (response := batch.responses[i]):
             ids, unseen, start = batch.prompts[i]
             path = TreeRow([*ids, *response], unseen, start)
-            rows.append(_Row(path, "response", i, len(response)))
-        if i in grounded:
-            rows.append(_Row(TreeRow(batch.anchors[i] or []), "anchor", i))
-        if rows:
-            trees.append(rows)
+            trees[i].append(_Row(path, "response", i, len(response)))
+    if weights.cii and batch.contrasts:
+        if embeds:
+            for k, anchor in enumerate(batch.anchors):
+                trees[anchor.turn].append(_Row(TreeRow(anchor.ids), "anchor", k))
+        for k, (place, target) in enumerate([] if embeds else batch.pairs):
+            anchor, ids = batch.anchors[place], batch.targets[target]
+            path = TreeRow([*anchor.ids, *ids])
+            trees[anchor.turn].append(_Row(path, "pair", k, len(ids)))
+    trees = [tree for tree in trees if tree]
     if judged:
         trees += [[_Row(TreeRow(ids), "candidate", j)] for j, ids in enumerate(batch.candidates)]
-    return trees + [[_Row(TreeRow(batch.targets[i] or []), "target", i)] for i in grounded]
+    if weights.cii and batch.contrasts and embeds:
+        trees += [[_Row(TreeRow(ids), "target", k)] for k, ids in enumerate(batch.targets)]
+    return trees
 
 
 def _parts(
@@ -163,25 +174,32 @@ def _parts(
 def _read(model: Any, part: Sequence[list[_Row]], end: int) -> _Found:
     """Embeddings and likelihoods of some trees; sessions and mere texts are of unlike size."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    embeddings: dict[Key, Tensor] = {}
+    values: dict[Key, Tensor] = {}
+    spoken: list[_Row] = []
     before: list[Tensor] = []
-    labels: list[int] = []
     sessions = [tree for tree in part if tree[0].role not in ("candidate", "target")]
     texts = [tree for tree in part if tree[0].role in ("candidate", "target")]
     for trees in filter(None, (sessions, texts)):
         hidden, paths = _hidden(causal, trees, end)
         for row, (line, path) in zip((r for tree in trees for r in tree), paths, strict=True):
-            if row.role == "response":
+            if row.role in SPOKEN:
+                spoken.append(row)
                 before.append(hidden[line, path[-row.length - 1 : -1]])
-                labels += row.path.ids[-row.length :]
             else:
                 vector = hidden[line, path[-1]].float()
-                embeddings[row.key] = functional.normalize(vector, dim=-1)
-    if not labels:
-        return _Found(embeddings, torch.zeros((), device=causal.device))
-    logits = causal.get_output_embeddings()(torch.cat(before)).float()
-    target = torch.tensor(labels, device=causal.device)
-    return _Found(embeddings, functional.cross_entropy(logits, target, reduction="sum"))
+                values[row.key] = functional.normalize(vector, dim=-1)
+    nll = torch.zeros((), device=causal.device)
+    if spoken:
+        labels = [token for row in spoken for token in row.path.ids[-row.length :]]
+        logits = causal.get_output_embeddings()(torch.cat(before)).float()
+        target = torch.tensor(labels, device=causal.device)
+        each = functional.cross_entropy(logits, target, reduction="none")
+        for row, losses in zip(spoken, torch.split(each, [r.length for r in spoken]), strict=True):
+            if row.role == "response":
+                nll = nll + losses.sum()
+            else:
+                values[row.key] = -losses.mean()
+    return _Found(values, nll)
 
 
 def _hidden(causal: Any, trees: Sequence[list[_Row]], end: int) -> tuple[Tensor, list[Path]]:
@@ -201,13 +219,14 @@ def _hidden(causal: Any, trees: Sequence[list[_Row]], end: int) -> tuple[Tensor,
 
 
 def _contrasts(
-    table: Tensor, line: dict[Key, int], batch: Batch, weights: Weights
+    table: Tensor, scores: Tensor, line: dict[Key, int], batch: Batch, weights: Weights
 ) -> dict[str, Tensor]:
-    """L_R and L_CII over the embeddings of the whole batch.
+    """L_R and L_CII over the embeddings, or likelihoods, of the whole batch.
 
     Args:
         table: (K, d) embeddings.
-        line: of each embedding in it.
+        scores: (P,) of the batch's pairs, where those are likelihoods.
+        line: of each embedding in the table.
         batch: says which belong together.
         weights: for the temperatures.
     """
@@ -224,14 +243,14 @@ def _contrasts(
             batch.allowed[judged].to(table.device),
             weights.temperature,
         )
-    if grounded := sorted(place for role, place in line if role == "anchor"):
-        found["cii"] = info_nce(
-            of("anchor", grounded),
-            of("target", grounded),
-            torch.arange(len(grounded), device=table.device),
-            batch.distinct[grounded][:, grounded].to(table.device),
-            weights.cii_temperature,
-        )
+    if weights.cii and batch.contrasts:
+        if weights.cii_score == "embedding":
+            anchors = of("anchor", range(len(batch.anchors)))
+            grid = anchors @ of("target", range(len(batch.targets))).T
+        else:
+            grid = in_places(scores, batch)
+        tau, score = weights.cii_temperature, weights.cii_score
+        found["cii"] = cii_loss(grid, batch.contrasts, tau, score)
     return found
 
 

@@ -2,21 +2,40 @@
 
 Training takes the one-pass form in `joint`, whose gradients are tested against these.
 
-Knows tensors and a decoder; nothing of tasks, cards or training loops.
+Knows tensors and a decoder; nothing of tasks or training loops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from uniconv_bench.prompts import Prompt
+from uniconv_bench.system_cards import CiiScore
 from uniconv_bench.uniconv.embedding import embed, hidden_states
+
+
+class Anchor(NamedTuple):
+    """Session and passage that L_CII asks for their response, and whose turn's session it is."""
+
+    turn: int
+    ids: list[int]
+
+
+Pair = tuple[int, int]
+"""Positions of an anchor and of a target."""
+
+
+class Contrast(NamedTuple):
+    """What L_CII tells apart for one turn."""
+
+    right: Pair
+    wrong: list[Pair]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +49,9 @@ class Batch:
         allowed: (B, N) bool; False where a candidate is a false negative of the turn.
         prompts: inputs of the generator, for L_G.
         responses: what it should write; None without one.
-        anchors: session and gold passage closed by the end token, for L_CII; None without both.
-        targets: responses as texts to embed, parallel to `anchors`.
-        distinct: (B, B) bool; False where two responses are the same text.
+        anchors: of L_CII: to be embedded, or to be gone on from, as its score asks.
+        targets: responses: texts to embed, or what goes on from an anchor.
+        contrasts: of the turns that have a right and a wrong pair of those.
     """
 
     queries: list[list[int]]
@@ -41,16 +60,24 @@ class Batch:
     allowed: Tensor
     prompts: list[Prompt]
     responses: list[list[int] | None]
-    anchors: list[list[int] | None]
-    targets: list[list[int] | None]
-    distinct: Tensor
+    anchors: list[Anchor]
+    targets: list[list[int]]
+    contrasts: list[Contrast]
 
     @property
     def tokens(self) -> int:
         """Tokens of all inputs."""
-        lists = (self.queries, self.candidates, [prompt.ids for prompt in self.prompts])
-        optional = (self.responses, self.anchors, self.targets)
-        return sum(len(ids) for rows in (*lists, *optional) for ids in rows if ids is not None)
+        lists = (self.queries, self.candidates, self.targets)
+        lengths = [len(ids) for rows in lists for ids in rows]
+        lengths += [len(prompt.ids) for prompt in self.prompts]
+        lengths += [len(anchor.ids) for anchor in self.anchors]
+        return sum(lengths) + sum(len(ids) for ids in self.responses if ids is not None)
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Those that L_CII scores, each once."""
+        both = (pair for one in self.contrasts for pair in (one.right, *one.wrong))
+        return list(dict.fromkeys(both))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +89,7 @@ class Weights:
     cii: float
     temperature: float
     cii_temperature: float
+    cii_score: CiiScore = "embedding"
 
 
 def info_nce(
@@ -83,6 +111,34 @@ def info_nce(
     with torch.autocast(queries.device.type, enabled=False):
         scores = (queries.float() @ candidates.float().T) / tau
         return functional.cross_entropy(scores.masked_fill(~keep, float("-inf")), positive)
+
+
+def cii_loss(scores: Tensor, contrasts: Sequence[Contrast], tau: float, score: CiiScore) -> Tensor:
+    """L_CII in float32: -log softmax(score / tau) at the right pair, a mean over the contrasts.
+
+    `pairwise` has -log sigmoid of the margin over each wrong pair in its place, a mean over those.
+
+    Args:
+        scores: (anchors, targets); only what contrasts name is read.
+        contrasts: at least one.
+        tau: temperature.
+        score: what the scores are.
+    """
+    device = scores.device
+    width = max(len(contrast.wrong) for contrast in contrasts)
+    keep = torch.tensor([[k < len(c.wrong) for k in range(width)] for c in contrasts])
+    wrong = [c.wrong + [c.right] * (width - len(c.wrong)) for c in contrasts]
+    rows, columns = torch.tensor(wrong, device=device).unbind(-1)
+    own_rows, own_columns = torch.tensor([c.right for c in contrasts], device=device).unbind(-1)
+    with torch.autocast(device.type, enabled=False):
+        scores = scores.float() / tau
+        margins = scores[rows, columns] - scores[own_rows, own_columns][:, None]
+        keep = keep.to(device)
+        if score == "pairwise":
+            each = functional.softplus(margins) * keep
+            return (each.sum(1) / keep.sum(1)).mean()
+        margins = margins.masked_fill(~keep, float("-inf"))
+        return torch.cat([torch.zeros_like(margins[:, :1]), margins], 1).logsumexp(1).mean()
 
 
 def response_nll(model: Any, prompts: list[Prompt], responses: list[list[int]], pad: int) -> Tensor:
@@ -155,11 +211,22 @@ def loss_terms(
             prompts, responses = zip(*answered[start : start + turns_at_once], strict=True)
             total = response_nll(model, list(prompts), list(responses), pad)
             yield "generation", weights.generation, total / tokens
-    grounded = [i for i, anchor in enumerate(batch.anchors) if anchor is not None]
-    if weights.cii and len(grounded) > 1:
-        anchors = embed(model, [batch.anchors[i] or [] for i in grounded], pad)
-        targets = embed(model, [batch.targets[i] or [] for i in grounded], pad)
-        allowed = batch.distinct[grounded][:, grounded].to(device)
-        own = torch.arange(len(grounded), device=device)
-        loss = info_nce(anchors, targets, own, allowed, weights.cii_temperature)
+    if weights.cii and batch.contrasts:
+        if weights.cii_score == "embedding":
+            anchors = embed(model, [anchor.ids for anchor in batch.anchors], pad)
+            with torch.autocast(device.type, enabled=False):
+                scores = anchors @ embed(model, batch.targets, pad).T
+        else:
+            likelihoods = []
+            for anchor, target in batch.pairs:
+                prompt, response = Prompt(batch.anchors[anchor].ids), batch.targets[target]
+                likelihoods.append(-response_nll(model, [prompt], [response], pad) / len(response))
+            scores = in_places(torch.stack(likelihoods), batch)
+        loss = cii_loss(scores, batch.contrasts, weights.cii_temperature, weights.cii_score)
         yield "cii", weights.cii, loss
+
+
+def in_places(scores: Tensor, batch: Batch) -> Tensor:
+    """(anchors, targets) with the (P,) scores of a batch's pairs in their places, 0 elsewhere."""
+    places = torch.tensor(batch.pairs, device=scores.device).unbind(-1)
+    return scores.new_zeros(len(batch.anchors), len(batch.targets)).index_put(places, scores)

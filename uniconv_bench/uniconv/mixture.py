@@ -6,17 +6,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.index import Bm25Index
 from uniconv_bench.metrics import normalise
 from uniconv_bench.prompts import History, PromptFormat
 from uniconv_bench.system import Corpus, InMemory, Progress
-from uniconv_bench.system_cards import Training
+from uniconv_bench.system_cards import SUPERVISED, CiiNegatives, Ddm, Training
 from uniconv_bench.task import Task
-from uniconv_bench.uniconv.losses import Batch
+from uniconv_bench.uniconv.losses import Anchor, Batch, Contrast
 
+T = TypeVar("T")
 Near = Callable[[Turn], tuple[Passage, ...]]
 
 
@@ -31,6 +33,7 @@ class Example:
             targets themselves with DDM.
         distractors: passages near the session, shown beside the ground.
         response: what to write; None without one.
+        sampled: what the untrained backbone says in its place, where L_CII asks for that.
     """
 
     turn: Turn
@@ -39,6 +42,7 @@ class Example:
     grounds: tuple[Passage, ...]
     distractors: tuple[Passage, ...]
     response: str | None
+    sampled: str | None = None
 
 
 def examples(task: Task, training: Training, progress: Progress) -> list[Example]:
@@ -51,6 +55,8 @@ def examples(task: Task, training: Training, progress: Progress) -> list[Example
     """
     turns = task.turns("train")
     wanted = max(training.hard_negatives, training.generation_passages)
+    if training.cii_negatives == "retrieved_wrong_passage":
+        wanted = max(wanted, training.cii_rivals or 1)
     near: Near = _nothing
     near_responses: Near = _nothing
     if wanted:
@@ -59,12 +65,13 @@ def examples(task: Task, training: Training, progress: Progress) -> list[Example
             spoken = InMemory([_spoken(turn) for turn in turns if turn.references])
             near_responses = _neighbours(spoken, task, turns, wanted, progress)
     found = []
-    for turn in turns:
+    for number, turn in enumerate(turns):
         gold = tuple(task.corpus[passage_id] for passage_id in turn.gold)
         response = turn.references[0] if turn.references else None
         others = without(near(turn), gold)
-        if training.ddm == "both":
-            example = Example(turn, gold, others, gold, others, response)
+        if training.ddm in ("both", *SUPERVISED):
+            shown = Example(turn, gold, others, gold, others, response)
+            example = _supervised_by(shown, training.ddm, number)
         elif training.ddm == "passage_as_response":
             # The passage is what L_G writes: shown as evidence, it would only be copied.
             text = gold[0].text if gold else None
@@ -76,6 +83,17 @@ def examples(task: Task, training: Training, progress: Progress) -> list[Example
         if turn.gold or turn.references:
             found.append(example)
     return found
+
+
+def _supervised_by(example: Example, ddm: Ddm, number: int) -> Example:
+    """What a regime leaves of the turn with this number among all, which has both."""
+    if ddm == "different_turns":
+        ddm = "response_only" if number % 2 else "passage_only"
+    if ddm == "passage_only":
+        return replace(example, response=None)
+    if ddm == "response_only":
+        return Example(example.turn, (), (), (), (), example.response)
+    return example
 
 
 def without(passages: Sequence[Passage], gold: Sequence[Passage]) -> tuple[Passage, ...]:
@@ -156,11 +174,7 @@ def make_batch(
     for row, example in enumerate(group):
         for passage in without(tuple(candidates.values()), example.targets):
             allowed[row, column[passage.passage_id]] = True
-    responses = [None if e.response is None else form.response(e.response) for e in group]
-    said = [None if e.response is None else normalise(e.response) for e in group]
-    distinct = torch.tensor([[a != b for b in said] for a in said])
-    history: History = "session" if training.cii_input == "session+passage" else "query"
-    paired = [p is not None and e.response is not None for p, e in zip(grounds, group, strict=True)]
+    anchors, targets, contrasts = _contrasts(group, grounds, training, form, shuffle)
     return Batch(
         queries=[form.query(e.turn, training.retrieval_input) for e in group],
         positives=[None if p is None else column[p.passage_id] for p in chosen],
@@ -170,17 +184,73 @@ def make_batch(
             form.prompt(e.turn, _evidence(e, p, training, shuffle), training.session_mask)
             for e, p in zip(group, grounds, strict=True)
         ],
-        responses=responses,
-        anchors=[
-            [*form.grounded(e.turn, [p], history), form.end] if both and p else None
-            for e, p, both in zip(group, grounds, paired, strict=True)
-        ],
-        targets=[
-            form.text(f"Answer: {e.response}") if both else None
-            for e, both in zip(group, paired, strict=True)
-        ],
-        distinct=distinct,
+        responses=[None if e.response is None else form.response(e.response) for e in group],
+        anchors=anchors,
+        targets=targets,
+        contrasts=contrasts,
     )
+
+
+def _contrasts(
+    group: Sequence[Example],
+    grounds: Sequence[Passage | None],
+    training: Training,
+    form: PromptFormat,
+    shuffle: random.Random,
+) -> tuple[list[Anchor], list[list[int]], list[Contrast]]:
+    """Anchors, targets and contrasts of L_CII, of the turns that have passage and response."""
+    history: History = "session" if training.cii_input == "session+passage" else "query"
+    embeds = training.cii_score == "embedding"
+    anchors: list[Anchor] = []
+    texts: list[str] = []
+
+    def anchor(turn: int, passage: Passage) -> int:
+        asked = group[turn].turn
+        if embeds:
+            ids = [*form.grounded(asked, [passage], history), form.end]
+        else:
+            ids = form.prompt(asked, [passage], history=history).ids
+        anchors.append(Anchor(turn, ids))
+        return len(anchors) - 1
+
+    def target(text: str) -> int:
+        texts.append(text)
+        return len(texts) - 1
+
+    paired = [
+        (i, ground, example.response)
+        for i, (example, ground) in enumerate(zip(group, grounds, strict=True))
+        if ground is not None and example.response is not None
+    ]
+    right = [(anchor(i, ground), target(response)) for i, ground, response in paired]
+    contrasts = []
+    for (i, _, response), pair in zip(paired, right, strict=True):
+        same = normalise(response)
+        if training.cii_negatives == "in_batch":
+            others = [(pair[0], t) for _, t in right if normalise(texts[t]) != same]
+        elif training.cii_negatives == "retrieved_wrong_passage":
+            near = _drawn(group[i].distractors, training, shuffle)
+            others = [(anchor(i, passage), pair[1]) for passage in near]
+        else:
+            said = _unlike(group[i], training.cii_negatives)
+            others = [(pair[0], target(text)) for text in said if normalise(text) != same]
+        if wrong := _drawn(others, training, shuffle):
+            contrasts.append(Contrast(pair, wrong))
+    encode = (lambda text: form.text(f"Answer: {text}")) if embeds else form.response
+    return anchors, [encode(text) for text in texts], contrasts
+
+
+def _drawn(rivals: Sequence[T], training: Training, shuffle: random.Random) -> list[T]:
+    if training.cii_rivals is None or len(rivals) <= training.cii_rivals:
+        return list(rivals)
+    return shuffle.sample(rivals, training.cii_rivals)
+
+
+def _unlike(example: Example, negatives: CiiNegatives) -> list[str]:
+    """Responses to something else, or by someone else."""
+    if negatives == "sampled_generation":
+        return [] if example.sampled is None else [example.sampled]
+    return [u.text for u in example.turn.history if u.role == "assistant"][-1:]
 
 
 def _evidence(

@@ -137,6 +137,7 @@ def train_adapter(
         **training.losses.model_dump(),
         temperature=training.temperature,
         cii_temperature=training.cii_temperature,
+        cii_score=training.cii_score,
     )
     model.train()
     if log:
