@@ -20,9 +20,10 @@ from safetensors.torch import load_file
 
 from uniconv_bench.cards import Bm25Settings
 from uniconv_bench.conversation import Passage, Turn, Utterance
-from uniconv_bench.decode import greedy
+from uniconv_bench.decode import greedy, sampled
 from uniconv_bench.encode import encode_corpus, encode_rows
 from uniconv_bench.errors import UserError
+from uniconv_bench.files import CACHE
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import Prompt, PromptFormat
 from uniconv_bench.system_cards import SUPERVISED, Inference, Lora, Losses, Training
@@ -79,7 +80,7 @@ def task(name: str = "toy", turns: int = 8) -> Any:
         )
         for i in range(turns)
     ]
-    card = SimpleNamespace(name=name, bm25=Bm25Settings())
+    card = SimpleNamespace(name=name, bm25=Bm25Settings(), answer_tokens=8)
     return SimpleNamespace(card=card, corpus=corpus, turns=lambda split: train, digest="toy")
 
 
@@ -417,6 +418,21 @@ def test_a_stopped_training_ends_with_the_same_weights(tmp_path: Path) -> None:
     assert not all(torch.equal(whole[name], other[name]) for name in whole)
 
 
+def test_sampled_rivals_are_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    chosen = training(cii_negatives="sampled_generation", cii_score="loglik", cii_temperature=1.0)
+    for name in ("one", "two"):
+        weights = trained(tmp_path / name, chosen)
+        report = json.loads((tmp_path / name / "training.json").read_text())
+        assert all(step["cii"] > 0 for step in report["log"])
+        (kept,) = (tmp_path / "cache" / "samples").rglob("samples.json")
+        said = json.loads(kept.read_text())
+        assert len(said) == 8 and len(set(said)) > 4  # a random decoder never says the same
+        monkeypatch.setattr("uniconv_bench.uniconv.samples.sampled", lambda *_, **__: 1 / 0)
+    other = trained(tmp_path / "other", training(cii_score="loglik", cii_temperature=1.0))
+    assert not all(torch.equal(weights[key], other[key]) for key in weights)
+
+
 @pytest.mark.parametrize("term", ["retrieval", "generation", "cii"])
 def test_training_lowers_its_loss_and_writes_what_it_did(term: str, tmp_path: Path) -> None:
     losses = Losses(**{"retrieval": 0.0, "generation": 0.0, "cii": 0.0} | {term: 1.0})
@@ -530,6 +546,22 @@ def test_greedy_answers_are_those_of_transformers(tiny_model: Any) -> None:
             ids, max_new_tokens=12, do_sample=False, eos_token_id=END, pad_token_id=END
         )[0, len(row) :].tolist()
         assert found[number] == (output[: output.index(END)] if END in output else output)
+
+
+def test_sampled_answers_follow_the_probabilities(tiny_model: Any) -> None:
+    prompts = [Prompt([5, 6, 7])] * 4000
+    ways = {"end": END, "max_new_tokens": 1, "batch_size": 4000}
+
+    def first(seed: int) -> list[int]:
+        return [(ids or [END])[0] for _, ids in sampled(tiny_model, prompts, seed=seed, **ways)]
+
+    drawn = first(0)
+    assert first(0) == drawn != first(1)
+    with torch.inference_mode():
+        wanted = tiny_model(torch.tensor([[5, 6, 7]])).logits[0, -1].softmax(-1)
+    found = torch.bincount(torch.tensor(drawn), minlength=len(wanted)) / len(drawn)
+    assert float((found - wanted).abs().max()) < 0.01
+    assert float(wanted.max()) < 0.2  # else nothing would be drawn
 
 
 @pytest.mark.parametrize(("mask", "kept"), [("strict", 1), ("chatretriever", 2)])

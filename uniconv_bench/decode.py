@@ -1,8 +1,8 @@
-"""Batched greedy decoding. Knows a causal model and prompts; nothing of turns."""
+"""Batched decoding. Knows a causal model and prompts; nothing of turns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from uniconv_bench.prompts import Prompt
@@ -10,29 +10,58 @@ from uniconv_bench.prompts import Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
+    Choose = Callable[[Tensor], Tensor]  # logits (B, vocabulary) to tokens (B,)
+
 
 def greedy(
+    model: Any, prompts: Sequence[Prompt], *, end: int, max_new_tokens: int, batch_size: int
+) -> Iterator[tuple[int, list[int]]]:
+    """(index into `prompts`, generated ids without the end token), longest prompts first."""
+    return _in_batches(
+        model, prompts, end, max_new_tokens, batch_size, lambda logits: logits.argmax(-1)
+    )
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    return logits.argmax(-1)
+
+
+def sampled(
     model: Any,
     prompts: Sequence[Prompt],
     *,
     end: int,
     max_new_tokens: int,
     batch_size: int,
+    seed: int,
 ) -> Iterator[tuple[int, list[int]]]:
-    """(index into `prompts`, generated ids without the end token), longest prompts first."""
+    """As `greedy`, each token drawn by its probability; the same for the same batches."""
+    import torch
+
+    drawing = torch.Generator(model.device).manual_seed(seed)
+
+    def draw(logits: Tensor) -> Tensor:
+        return torch.multinomial(logits.float().softmax(-1), 1, generator=drawing)[:, 0]
+
+    return _in_batches(model, prompts, end, max_new_tokens, batch_size, draw)
+
+
+def _in_batches(
+    model: Any, prompts: Sequence[Prompt], end: int, limit: int, size: int, choose: Choose
+) -> Iterator[tuple[int, list[int]]]:
     import torch
 
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))
-    for first in range(0, len(order), batch_size):
-        batch = order[first : first + batch_size]
+    for first in range(0, len(order), size):
+        batch = order[first : first + size]
         with torch.inference_mode():
-            rows = _continued(model, [prompts[i] for i in batch], end, max_new_tokens)
+            rows = _continued(model, [prompts[i] for i in batch], end, limit, choose)
         for index, tokens in zip(batch, rows, strict=True):
             yield index, tokens[: tokens.index(end)] if end in tokens else tokens
 
 
 def _continued(
-    model: Any, prompts: Sequence[Prompt], end: int, max_new_tokens: int
+    model: Any, prompts: Sequence[Prompt], end: int, limit: int, choose: Choose
 ) -> list[list[int]]:
     """What follows each prompt, until all have ended."""
     import torch
@@ -46,10 +75,10 @@ def _continued(
     found: list[Tensor] = []
     open_rows = torch.ones(len(prompts), dtype=torch.bool, device=model.device)
     while True:
-        token = logits.argmax(-1)
+        token = choose(logits)
         found.append(token)
         open_rows &= token != end
-        if len(found) == max_new_tokens or not open_rows.any():
+        if len(found) == limit or not open_rows.any():
             return torch.stack(found, 1).tolist()
         logits = reader.go_on(token)
 

@@ -42,7 +42,7 @@ NO_MATTER = ("checkpoint_steps", "tokens_at_once")
 CODE = (
     *("conversation", "definitions", "index", "prompts"),
     *("uniconv/backbone", "uniconv/joint", "uniconv/losses", "uniconv/mixture"),
-    *("uniconv/processes", "uniconv/training", "uniconv/tree"),
+    *("uniconv/processes", "uniconv/samples", "uniconv/training", "uniconv/tree"),
 )
 """What training runs through, for its report."""
 
@@ -111,6 +111,7 @@ def train_adapter(
     from uniconv_bench.uniconv.losses import Weights
     from uniconv_bench.uniconv.mixture import examples, groups, make_batch
     from uniconv_bench.uniconv.processes import Processes
+    from uniconv_bench.uniconv.samples import with_samples
 
     processes = processes or Processes()
     form = PromptFormat(
@@ -126,7 +127,13 @@ def train_adapter(
     accelerator = Accelerator(cpu=device() == "cpu", mixed_precision=mixed)
     torch.manual_seed(training.seed)
     # Alike in all processes, and not wrapped: `joint_step` sees to their gradients.
-    model = adapted(load_model(backbone, training.dtype, progress), training)
+    untrained = load_model(backbone, training.dtype, progress)
+    if training.cii_negatives == "sampled_generation":
+        longest = max(task.card.answer_tokens for task in tasks)
+        steps = [group for _, group in plan]
+        steps = with_samples(steps, backbone, untrained, form, longest, training.seed, progress)
+        plan = [(epoch, group) for (epoch, _), group in zip(plan, steps, strict=True)]
+    model = adapted(untrained, training)
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     optimiser = torch.optim.AdamW(
         parameters.values(), lr=training.learning_rate, weight_decay=training.weight_decay
