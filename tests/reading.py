@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from uniconv_bench.cards import Profile, TaskCard
 from uniconv_bench.conversation import Conversation, Passage, Turn
 from uniconv_bench.errors import UserError
+from uniconv_bench.prepare import prepare
 from uniconv_bench.progress import Silent
 from uniconv_bench.registry import task_card, task_module
-from uniconv_bench.task import Task, load_task
+from uniconv_bench.task import Task
 
 RAW = Path(__file__).parent / "data" / "raw"
 USER, AGENT = "user", "assistant"
@@ -48,8 +50,15 @@ def said(turn: Turn) -> list[tuple[str, str]]:
     return [(utterance.role, utterance.text) for utterance in turn.history]
 
 
-def prepared(task: str, raw: Path) -> Task:
-    return load_task(task, "full", raw, progress=Silent())
+def unsized(task: str) -> tuple[TaskCard, Path]:
+    """The shipped card without its published counts: of small files nothing else can be read."""
+    card, path = task_card(task)
+    return card.model_copy(update={"size": None}), path
+
+
+def prepared(task: str, raw: Path, profile: Profile = "full") -> Task:
+    card, path = unsized(task)
+    return Task(card, profile, prepare(card, path, profile, raw, progress=Silent()))
 
 
 def copied(task: str, folder: Path) -> Path:

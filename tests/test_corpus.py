@@ -477,8 +477,9 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from uniconv_bench import blocks, corpus
+from uniconv_bench.prepare import prepare
 from uniconv_bench.progress import Silent
-from uniconv_bench.task import load_task
+from uniconv_bench.registry import task_card
 blocks.BLOCK, corpus.BATCH, corpus.SHARD = 2048, 16, 100
 note = corpus.write_json
 def kill(path, shards):
@@ -486,7 +487,9 @@ def kill(path, shards):
     if len(shards) == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
 corpus.write_json = kill
-load_task("topiocqa", "full", Path(sys.argv[1]), progress=Silent())
+card, path = task_card("topiocqa")
+small = card.model_copy(update={"size": None})
+prepare(small, path, "full", Path(sys.argv[1]), progress=Silent())
 """
 
 

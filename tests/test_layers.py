@@ -24,7 +24,7 @@ LAYERS = (
     {"corpus"},
     {"costs", "prompts", "system", "runs", "origin", "records", "registry", "progress", "outside"},
     {"download", "unpack"},
-    {"rawfiles", "prepare", "mini", "task", "index", "encode", "decode", "metrics"},
+    {"rawfiles", "prepare", "mini", "whole", "task", "index", "encode", "decode", "metrics"},
     {"fetch", "uniconv"},
     {"assembly"},
     {"evaluate", "export", "recording", "reproduce", "tables", "plots"},

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundling import CARD, TASK, TASKS, files, reseal
+from bundling import CARD, TASK, TASKS, FakeTask, files, reseal
 from test_records import make_record, make_score
 
+from uniconv_bench import definitions
 from uniconv_bench.errors import UserError
 from uniconv_bench.leaderboard import build
 from uniconv_bench.metrics import metric_score
@@ -117,6 +118,22 @@ def own_record(folder: Path, **scores: Score) -> tuple[ResultRecord, dict[str, P
     record = make_record("toy", "own", tuple({**right, **scores}.values()))
     data = record.task.model_copy(update={"data_digest": TASK.digest})
     return record.model_copy(update={"task": data}), made
+
+
+def test_a_metric_that_cannot_be_computed_here_stops_a_rescoring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Skipped, it would look like a claim that nothing speaks against."""
+    made = files(tmp_path)
+
+    class Inscit(FakeTask):
+        card = TASK.card.model_copy(update={"metrics": ("mrr", "f1_inscit")})
+
+    monkeypatch.setattr(definitions, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs spacy.*pip install 'uniconv-bench\[inscit\]'"):
+        rescore(Inscit(), made["run"], made["answers"])
+    scores, problems = rescore(Inscit(), made["run"], None)
+    assert list(scores) == ["mrr"] and not problems
 
 
 def test_our_own_scores_are_rescored_where_the_files_are(tmp_path: Path) -> None:

@@ -308,7 +308,7 @@ def test_f1_inscit_by_hand(
 def test_f1_inscit_without_spacy_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spacy", None)
     definitions._spacy_tokenizer.cache_clear()
-    with pytest.raises(UserError, match=r"needs spaCy; pip install 'uniconv-bench\[inscit\]'"):
+    with pytest.raises(UserError, match=r"needs spacy, .*; pip install 'uniconv-bench\[inscit\]'"):
         definitions.inscit_f1("x", ["x"])
 
 
@@ -416,4 +416,9 @@ def test_summary_refuses_nothing_and_what_is_no_fraction() -> None:
 
 def test_a_metric_without_its_package_is_not_computable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(definitions, "find_spec", lambda name: None)
-    assert not definitions.computable("f1_inscit") and definitions.computable("f1")
+    told: list[str] = []
+    assert definitions.computable(["f1_inscit", "mrr", "f1"], told.append) == ["mrr", "f1"]
+    (line,) = told
+    assert line.endswith("not installed; pip install 'uniconv-bench[inscit]'")
+    assert definitions.packages_of(["mrr", "f1"]) == ["ranx", "evaluate"]
+    assert definitions.packages_of(["f1_inscit"]) == ["ranx", "evaluate", "spacy"]

@@ -10,7 +10,7 @@ import pytest
 from test_evaluate import CODE, CUSTOM
 from test_prepare import third_party
 
-from uniconv_bench import evaluate, metrics
+from uniconv_bench import definitions, evaluate, metrics
 from uniconv_bench.errors import UserError
 from uniconv_bench.progress import Silent
 from uniconv_bench.runs import read_answers, read_run, write_run
@@ -26,6 +26,18 @@ class Notes(Silent):
 
     def note(self, message: str) -> None:
         self.lines.append(message)
+
+
+def test_a_metric_whose_package_is_absent_is_left_out_and_said(
+    parrot: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(definitions, "find_spec", lambda name: None)
+    notes = Notes()
+    given: dict[str, Any] = {"limit": 4, "results": None, "progress": notes}
+    record, _ = evaluate.run("inscit", str(parrot()), "sample", **given)
+    assert [s.metric for s in record.scores] == ["ndcg@3", "recall@10", "mrr", "f1"]
+    told = "left out: metric 'f1_inscit' needs spacy, which is not installed; pip install"
+    assert [line for line in notes.lines if line.startswith(told)]
 
 
 @pytest.fixture

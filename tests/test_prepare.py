@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reading import prepared, unsized
 
 from uniconv_bench import cli
 from uniconv_bench.artefacts import MANIFEST
-from uniconv_bench.cards import Mini, Profile
+from uniconv_bench.cards import Mini, Profile, Size, SplitSize, TaskCard
+from uniconv_bench.commands.results import _tasks
 from uniconv_bench.conversation import Conversation, Passage, Turn, Utterance
 from uniconv_bench.errors import UserError
 from uniconv_bench.prepare import is_prepared, prepare
@@ -28,7 +30,7 @@ RAW = Path(__file__).parent / "data" / "raw"
 
 
 def task_of(raw: Path, name: str = "qrecc", profile: Profile = "full") -> Task:
-    return load_task(name, profile, raw, progress=Silent())
+    return prepared(name, raw, profile)
 
 
 @pytest.fixture
@@ -92,7 +94,7 @@ def test_preparing_twice_reads_the_cache(raw: Path, private_cache: Path) -> None
     first = task_of(raw)
     stamp = (first.folder / MANIFEST).stat().st_mtime_ns
     assert (task_of(raw).folder / MANIFEST).stat().st_mtime_ns == stamp
-    card, path = task_card("qrecc")
+    card, path = unsized("qrecc")
     assert is_prepared(card, path, "full", raw) and not is_prepared(card, path, "mini", raw)
     prepare(card, path, "full", raw, force=True, progress=Silent())
     assert (first.folder / MANIFEST).stat().st_mtime_ns > stamp
@@ -129,22 +131,23 @@ def test_the_data_digest_knows_no_arrow_bytes(
 
 
 def test_a_card_of_another_version_is_prepared_anew(raw: Path, private_cache: Path) -> None:
-    card, path = task_card("qrecc")
+    card, path = unsized("qrecc")
     newer = card.model_copy(update={"version": card.version + 1})
     folders = {prepare(c, path, "full", raw, progress=Silent()) for c in (card, newer)}
     assert len(folders) == 2
 
 
 def test_without_a_folder_the_last_prepared_set_is_used(raw: Path, private_cache: Path) -> None:
+    card, path = unsized("qrecc")
     with pytest.raises(UserError, match="no full data of QReCC is prepared.*--data-dir"):
-        load_task("qrecc", "full", progress=Silent())
+        prepare(card, path, "full", progress=Silent())
     task_of(raw)
     edit(raw / TEST, lambda rows: rows.pop())
     last = task_of(raw)
     shutil.rmtree(raw)
-    assert load_task("qrecc", "full", progress=Silent()).folder == last.folder
+    assert prepare(card, path, "full", progress=Silent()) == last.folder
     with pytest.raises(UserError, match="no mini data"):
-        load_task("qrecc", "mini", progress=Silent())
+        prepare(card, path, "mini", progress=Silent())
 
 
 @pytest.mark.parametrize(
@@ -231,7 +234,7 @@ def test_an_interruption_leaves_no_data(
     monkeypatch.setattr(qrecc, "passages", interrupted)
     with pytest.raises(KeyboardInterrupt):
         task_of(raw)
-    card, path = task_card("qrecc")
+    card, path = unsized("qrecc")
     assert not is_prepared(card, path, "full", raw)
     monkeypatch.setattr(qrecc, "passages", whole)
     assert "p" not in task_of(raw).corpus.ids
@@ -252,7 +255,7 @@ def test_what_an_interrupted_run_left_is_not_used(raw: Path, private_cache: Path
     "name", ["turns.test.jsonl", "passages/00000.arrow", "counts.json", MANIFEST]
 )
 def test_a_corrupted_cache_file_is_named(name: str, raw: Path, private_cache: Path) -> None:
-    card, path = task_card("qrecc")
+    card, path = unsized("qrecc")
     folder = task_of(raw).folder
     (folder / name).write_bytes((folder / name).read_bytes()[:-7])
     with pytest.raises(UserError, match="corrupted cache") as caught:
@@ -327,7 +330,7 @@ def test_a_task_that_breaks_the_shape_is_refused(
 
 
 def test_a_test_split_that_is_none_is_refused(raw: Path, private_cache: Path) -> None:
-    card, path = task_card("qrecc")
+    card, path = unsized("qrecc")
     with pytest.raises(UserError, match="no files of the split 'dev'"):
         prepare(card.model_copy(update={"test_split": "dev"}), path, "full", raw, progress=Silent())
 
@@ -370,20 +373,20 @@ def test_mini_cuts_a_lone_split_and_says_so(tmp_path: Path, private_cache: Path)
 def test_mini_keeps_only_the_reduced_corpus(raw: Path, private_cache: Path) -> None:
     lines = "".join(f'{{"id": "z{n}", "contents": "Stone {n}."}}\n' for n in range(50))
     (raw / "wayback" / "zz.jsonl").write_text(lines)
-    card, path = task_card("qrecc")
+    card, path = unsized("qrecc")
     few = card.model_copy(update={"mini": Mini(neighbours=0, random=5, pool=5, bm25=0)})
     task = Task(few, "mini", prepare(few, path, "mini", raw, progress=Silent()))
     gold = {p for split in ("train", "test") for q in task.qrels(split).values() for p in q}
     assert gold < set(task.corpus.ids) and len(task.corpus) == len(gold) + 5
     assert len(task_of(raw, profile="mini").corpus) > len(task.corpus)
-    assert len(load_task("qrecc", "full", raw, progress=Silent()).corpus) == 53
+    assert len(task_of(raw).corpus) == 53
 
 
 def test_absent_gold_at_mini_needs_a_word(raw: Path, private_cache: Path) -> None:
     edit(raw / TEST, lambda rows: rows[0].update(Truth_passages=["gone"]))
     with pytest.raises(UserError, match="--allow-absent"):
         task_of(raw, profile="mini")
-    card, path = task_card("qrecc")
+    card, path = unsized("qrecc")
     folder = prepare(card, path, "mini", raw, allow_absent=True, progress=Silent())
     task = Task(card, "mini", folder)
     assert "1_1" not in task.qrels() and "1_1" in task.references()
@@ -410,7 +413,86 @@ def test_data_without_a_relevant_passage_offers_no_run(
     assert f"WARNING: {told} neither trained nor scored" in err and "next:" not in err
 
 
-def test_only_mini_leaves_turns_unjudged(raw: Path, private_cache: Path) -> None:
+@pytest.mark.parametrize(("profile", "option"), [("full", "allow_absent"), ("mini", "allow_part")])
+def test_what_is_allowed_has_its_profile(profile: Profile, option: str, raw: Path) -> None:
     card, path = task_card("qrecc")
-    with pytest.raises(UserError, match="for --profile mini"):
-        prepare(card, path, "full", raw, allow_absent=True, progress=Silent())
+    told = f"--{option.replace('_', '-')} is for --profile"
+    with pytest.raises(UserError, match=told):
+        prepare(card, path, profile, raw, **{option: True}, progress=Silent())  # type: ignore[arg-type]
+
+
+SIZE = Size(
+    source="these very files",
+    passages=3,
+    splits={
+        "train": SplitSize(turns=1),
+        "dev": SplitSize(turns=40),  # its file is not there, and need not be
+        "test": SplitSize(conversations=2, turns=4, judged_retrieval=2),
+    },
+)
+
+
+def sized(**changes: Any) -> tuple[TaskCard, Path]:
+    card, path = task_card("qrecc")
+    return card.model_copy(update={"size": SIZE.model_copy(update=changes)}), path
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"passages": 2}, r"found 3 passages where the whole of QReCC has 2 "),
+        ({"passages": 54_573_064}, r"found 3 passages where .* has 54,573,064 "),
+        ({"splits": {"train": SplitSize(turns=5)}}, "found 1 turns of train where .* has 5 "),
+        (
+            {"splits": {"test": SplitSize(conversations=9, turns=4, judged_retrieval=3)}},
+            r"found 2 conversations of test where .* has 9 \(1 more counts differ\)",
+        ),
+        (
+            {"splits": {"test": SplitSize(judged_retrieval=3)}},
+            "found 2 turns with a relevant passage of test where .* has 3 ",
+        ),
+    ],
+)
+def test_a_part_of_a_dataset_is_refused(
+    changes: dict[str, Any], found: str, raw: Path, private_cache: Path
+) -> None:
+    card, path = sized(**changes)
+    with pytest.raises(UserError, match=f"^{found}.*--profile mini, or add --allow-part") as caught:
+        prepare(card, path, "full", raw, progress=Silent())
+    assert caught.value.where == raw and "\n" not in str(caught.value)
+    assert leftovers(private_cache) == []
+    assert prepare(card, path, "mini", raw, progress=Silent()).is_dir()
+
+
+def test_a_part_that_is_allowed_says_in_what(raw: Path, private_cache: Path) -> None:
+    card, path = sized(passages=9, splits={"test": SplitSize(turns=40)})
+    folder = prepare(card, path, "full", raw, allow_part=True, progress=Silent())
+    task = Task(card, "full", folder)
+    assert task.part == ("4 of 40 turns of test", "3 of 9 passages")
+    assert prepare(card, path, "full", progress=Silent()) == folder  # it is the one prepared last
+    other, _ = sized(passages=8)
+    with pytest.raises(UserError, match="no full data"):  # another size: other data
+        prepare(other, path, "full", progress=Silent())
+
+
+def test_the_whole_dataset_is_no_part_even_if_one_is_allowed(
+    raw: Path, private_cache: Path
+) -> None:
+    card, path = sized()
+    whole = Task(card, "full", prepare(card, path, "full", raw, progress=Silent()))
+    allowed = prepare(card, path, "full", raw, allow_part=True, progress=Silent())
+    assert whole.part == Task(card, "full", allowed).part == ()
+    assert whole.digest == Task(card, "full", allowed).digest == task_of(raw).digest
+
+
+def test_prepare_takes_a_part_and_every_word_of_it_says_so(
+    raw: Path, private_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("prepare", "--task", "qrecc", "--profile", "full", "--data-dir", str(raw))
+    assert cli.main(given) == 2
+    (line,) = [t for t in capsys.readouterr().err.splitlines() if t.startswith("error")]
+    assert "turns of train" in line or "conversations of train" in line
+    assert cli.main((*given, "--allow-part")) == 0
+    assert "part of the dataset: 3 of 54,573,064 passages" in capsys.readouterr().out
+    with pytest.raises(UserError, match="only a part of the dataset.*takes whole datasets"):
+        _tasks().load("qrecc", "full")

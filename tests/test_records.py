@@ -99,6 +99,19 @@ def test_a_record_comes_back_equal_from_its_place(tmp_path: Path) -> None:
     assert record.score("f1") == record.scores[1] and record.score("mrr") is None
 
 
+def test_of_a_part_of_a_dataset_a_record_says_in_what_and_of_a_whole_one_nothing(
+    tmp_path: Path,
+) -> None:
+    """So that records from before there were parts keep their digests."""
+    record, whole = make_record(), make_record()
+    assert "part" not in whole.model_dump(mode="json")["task"]
+    task = record.task.model_copy(update={"part": ("4 of 40 turns of test",)})
+    record = record.model_copy(update={"task": task})
+    write_record(record, tmp_path / "r.json")
+    assert read_record(tmp_path / "r.json").task.part == ("4 of 40 turns of test",)
+    assert record.digest != whole.digest
+
+
 def test_the_digest_covers_every_other_field() -> None:
     record = make_record()
 

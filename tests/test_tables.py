@@ -113,6 +113,19 @@ def test_published_figures_at_full_name_their_source_and_are_never_bold() -> Non
     assert r"\textit{26.2}" in table([record], FIGURES, format="latex")
 
 
+def test_a_part_of_a_dataset_is_called_so_and_stands_beside_no_published_figure() -> None:
+    record = make_record("qrecc", "b", (make_score("f1", 0.3),), profile="full")
+    other = make_record("inscit", "b", (make_score("f1", 0.2),), profile="full")
+    task = record.task.model_copy(update={"part": ("4 of 16,451 turns of test",)})
+    part = record.model_copy(update={"task": task})
+    text = table([part, other], FIGURES)
+    told = "qrecc: part of the dataset, 4 of 16,451 turns of test, so no figure of it is comparable"
+    assert told in text and "but part of the dataset of qrecc." in text
+    assert "26.2" not in text and "reported (" not in text
+    rows = list(csv.DictReader(io.StringIO(table([part, other], format="csv"))))
+    assert [row["profile"] for row in rows] == ["full, part of the dataset", "full"]
+
+
 def test_refusals() -> None:
     one = make_record("qrecc", "b")
     for records, message in [

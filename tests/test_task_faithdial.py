@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reading import prepared
 from test_tasks import AGENT, RAW, USER, passages, read, said, turns
 from uniconv_bench.tasks import faithdial
 
 from uniconv_bench.conversation import Turn
 from uniconv_bench.errors import UserError
-from uniconv_bench.progress import Silent
-from uniconv_bench.task import load_task
 
 DIALOGUES, ROWS = RAW / "faithdial", RAW / "faithdial-hub"
 FORMS = {"dialogues": DIALOGUES, "rows": ROWS}
@@ -98,7 +97,7 @@ def test_valid_is_read_but_not_prepared(raw: Path, private_cache: Path) -> None:
     (turn,) = turns("faithdial", "valid", raw)
     assert turn.query == "Could Una Kell swim?"
     assert faithdial.splits(raw) == ("train", "test")
-    counts = load_task("faithdial", "full", raw, progress=Silent()).counts
+    counts = prepared("faithdial", raw).counts
     assert list(counts["splits"]) == ["train", "test"] and counts["passages"] == 7
 
 

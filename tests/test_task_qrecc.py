@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reading import prepared
 from test_tasks import AGENT, RAW, USER, passages, read, said, turns
 
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.errors import UserError
-from uniconv_bench.progress import Silent
 from uniconv_bench.registry import task_card, task_module
-from uniconv_bench.task import load_task
 
 SCAI, APPLE, SAMPLED = (RAW / name for name in ("qrecc-scai", "qrecc-apple", "qrecc-dev"))
 SCHEMAS = {"scai": SCAI, "apple": APPLE}
@@ -104,7 +103,7 @@ def test_the_schemas_give_the_same_turns(split: str) -> None:
 
 
 def test_unjudged_turns_are_counted(raw: Path, private_cache: Path) -> None:
-    counts = load_task("qrecc", "full", raw, progress=Silent()).counts
+    counts = prepared("qrecc", raw).counts
     assert counts["splits"]["test"] == {
         "conversations": 3,
         "turns": 12,

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reading import prepared
 from test_tasks import AGENT, RAW, USER, passages, read, said, turns
 
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.errors import UserError
-from uniconv_bench.progress import Silent
-from uniconv_bench.task import load_task
 
 HUB, LATER, OF_2021 = (RAW / name for name in ("topiocqa", "topiocqa-later", "topiocqa-2021"))
 RELEASES = {"hub": HUB, "later": LATER, "2021": OF_2021}
@@ -407,7 +406,7 @@ def test_real_dev_is_prepared_as_each_release(
     (later / "topiocqa_dev.json").write_text(json.dumps(rows), "utf-8")
     shutil.copy(folder / "dev_qrel_gold.trec", later)
     for raw in (hub, later):
-        task = load_task("topiocqa", "full", raw, progress=Silent())
+        task = prepared("topiocqa", raw)
         assert task.turns() == expected
         assert len(task.corpus) == 1940
         assert task.qrels() == {t.turn_id: {t.gold[0]: 1} for t in expected}

@@ -54,6 +54,49 @@ def test_card_is_complete(task: str) -> None:
     assert module.__doc__ is not None and len(module.__doc__.splitlines()) > 10
 
 
+def test_official_f1s_stand_beside_the_plain_one() -> None:
+    f1s = {t: [m for m in task_card(t)[0].metrics if m.startswith("f1")] for t in task_names()}
+    own = {"topiocqa": "f1_topiocqa", "orquac": "f1_quac", "inscit": "f1_inscit"}
+    assert f1s == {task: ["f1", own[task]] if task in own else ["f1"] for task in f1s}
+
+
+def test_published_counts_are_those_that_are_known_for_sure() -> None:
+    found = {
+        (task, name, count): number
+        for task in TASKS
+        for name, counts in task_card(task)[0].size.model_dump(exclude_none=True)["splits"].items()
+        for count, number in counts.items()
+    }
+    assert found == {
+        ("topiocqa", "train", "conversations"): 3_509,
+        ("topiocqa", "train", "turns"): 45_450,
+        ("topiocqa", "train", "judged_retrieval"): 45_450,
+        ("topiocqa", "dev", "conversations"): 205,
+        ("topiocqa", "dev", "turns"): 2_514,
+        ("topiocqa", "dev", "judged_retrieval"): 2_514,
+        ("qrecc", "train", "conversations"): 10_823,
+        ("qrecc", "train", "turns"): 63_501,
+        ("qrecc", "test", "conversations"): 2_775,
+        ("qrecc", "test", "turns"): 16_451,
+        ("qrecc", "test", "judged_retrieval"): 8_209,
+        ("inscit", "dev", "conversations"): 86,
+        ("inscit", "dev", "turns"): 502,
+        ("inscit", "dev", "judged_retrieval"): 485,
+        ("inscit", "test", "conversations"): 469,
+        ("inscit", "test", "judged_retrieval"): 2_706,
+        ("faithdial", "train", "turns"): 18_357,
+        ("faithdial", "test", "turns"): 3_539,
+    }
+    passages = {task: task_card(task)[0].size.passages for task in TASKS}
+    assert passages == {
+        "topiocqa": 25_700_592,
+        "qrecc": 54_573_064,
+        "orquac": 11_377_951,
+        "inscit": None,
+        "faithdial": None,
+    }
+
+
 @pytest.mark.parametrize("task", task_names())
 def test_citation_is_bibtex(task: str) -> None:
     citation = task_card(task)[0].citation.strip()

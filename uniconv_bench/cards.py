@@ -118,6 +118,24 @@ class Source(Card):
         return self
 
 
+class SplitSize(Card):
+    """Published counts of one split; what is not known for sure is left out."""
+
+    conversations: Positive | None = None
+    turns: Positive | None = None
+    judged_retrieval: Positive | None = None
+    """Turns with a relevant passage."""
+
+
+class Size(Card):
+    """How large the whole dataset is, as published: what profile `full` has to find."""
+
+    source: str
+    """Where the counts come from."""
+    passages: Positive | None = None
+    splits: dict[str, SplitSize] = {}
+
+
 class TaskCard(Card):
     """One dataset: its facts, its judged splits, its metrics, what is known about it."""
 
@@ -133,6 +151,8 @@ class TaskCard(Card):
     """The raw files; empty: only a folder of a person's own can be prepared."""
     citation: str
     language: str = "en"
+    size: Size | None = None
+    """None: a part of the dataset cannot be told from the whole."""
     test_split: str = "test"
     metrics: tuple[str, ...]
     answer_tokens: Positive = 48

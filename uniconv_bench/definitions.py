@@ -9,7 +9,7 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
@@ -56,6 +56,7 @@ class Entry(Generic[Value]):
         source: where the definition comes from.
         value: the definition itself, of one turn; what a library computes must agree with it.
         whole: a retrieval metric of the whole ranking, which takes no cutoff.
+        needs: (optional package, extra of this package that installs it), if it needs one.
     """
 
     label: str
@@ -63,6 +64,7 @@ class Entry(Generic[Value]):
     source: str
     value: Value = field(repr=False)
     whole: bool = False
+    needs: tuple[str, str] | None = None
 
 
 def ndcg(ranked: Sequence[float], relevant: Sequence[float], cutoff: int | None) -> float:
@@ -148,9 +150,34 @@ def _cut(text: str) -> str:
     return " ".join(token.text for token in _spacy_tokenizer()(" ".join(text.lower().split())))
 
 
-def computable(name: str) -> bool:
-    """Whether the optional packages that a metric needs are installed."""
-    return name != "f1_inscit" or find_spec("spacy") is not None
+def uncomputable(name: str) -> UserError | None:
+    """What to install before a metric can be computed; None: nothing is lacking."""
+    needs = GENERATION[name].needs if name in GENERATION else None
+    if needs is None or find_spec(needs[0]) is not None:
+        return None
+    return _lacking(name, *needs)
+
+
+def _lacking(name: str, package: str, extra: str) -> UserError:
+    mend = f"pip install 'uniconv-bench[{extra}]'"
+    return UserError(f"metric {name!r} needs {package}, which is not installed", mend=mend)
+
+
+def computable(names: Iterable[str], tell: Callable[[str], None] | None = None) -> list[str]:
+    """The metrics that need no package which is not installed; `tell` is told of each other one."""
+    found = []
+    for name in names:
+        if (lacking := uncomputable(name)) is None:
+            found.append(name)
+        elif tell is not None:
+            tell(f"left out: {lacking}")
+    return found
+
+
+def packages_of(names: Iterable[str]) -> list[str]:
+    """The distributions that compute these metrics."""
+    needs = (GENERATION[name].needs for name in names if name in GENERATION)
+    return ["ranx", "evaluate", *sorted({need[0] for need in needs if need})]
 
 
 @cache
@@ -158,9 +185,8 @@ def _spacy_tokenizer() -> Any:
     """The English rules, which are those of the model that the official script loads."""
     try:
         import spacy
-    except ImportError as error:
-        mend = "pip install 'uniconv-bench[inscit]'"
-        raise UserError("metric 'f1_inscit' needs spaCy", mend=mend) from error
+    except ImportError as error:  # it, or something that it needs in turn
+        raise _lacking("f1_inscit", *SPACY) from error
     return spacy.blank("en").tokenizer
 
 
@@ -172,6 +198,7 @@ def _leave_one_out(values: Sequence[float]) -> float:
 
 
 CANNOT_ANSWER = "CANNOTANSWER"
+SPACY = ("spacy", "inscit")
 _SQUAD = "Rajpurkar et al. 2016 (SQuAD), arXiv 1606.05250; computed by evaluate"
 RETRIEVAL: dict[str, Entry[RankingValue]] = {
     "ndcg": Entry(
@@ -219,6 +246,7 @@ GENERATION: dict[str, Entry[AnswerValue]] = {
         "as f1, of lower-cased texts that spaCy has cut into words (needs the extra `inscit`)",
         "eval.py of ellenmellon/INSCIT; computed by evaluate",
         inscit_f1,
+        needs=SPACY,
     ),
 }
 """Name -> the metric."""

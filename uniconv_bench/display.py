@@ -90,6 +90,8 @@ def show_scores(scores: Mapping[str, Mapping[str, Any]], title: str) -> None:
 def show_record(record: ResultRecord) -> None:
     """The scores of one system on one task."""
     title = f"{record.system.title} on {record.task.name} ({record.task.profile})"
+    if record.task.part:
+        title += ", part of the dataset"
     if record.limit is not None:
         title += f", only the first {record.limit} turns"
     show_scores({score.metric: score.model_dump() for score in record.scores}, title)
@@ -230,6 +232,8 @@ def show_counts(title: str, counts: Mapping[str, Any]) -> None:
     for split, numbers in counts["splits"].items():
         table.add_row(split, *(f"{numbers[column]:,}" for column in columns))
     _show(title, table, f"{counts['passages']:,} passages")
+    for differing in counts.get("part", ()):
+        _console().print(Text(f"  part of the dataset: {differing}", style="yellow"))
     for name, fact in counts.get("mini", {}).items():
         value = f"{fact:,}" if isinstance(fact, int) else _value(fact)
         _console().print(Text(f"  mini, {name.replace('_', ' ')}: {value}", style="dim"))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from uniconv_bench import metrics, records, runs
 from uniconv_bench.artefacts import folder_of, missing_artefact
@@ -21,7 +21,7 @@ from uniconv_bench.assembly import Setup
 from uniconv_bench.cards import Profile
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.costs import counted
-from uniconv_bench.definitions import Stage
+from uniconv_bench.definitions import Stage, computable, packages_of
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import cache_dir, digest_of_code, digest_of_file, write_json, write_jsonl
 from uniconv_bench.origin import check_passages, ranked
@@ -240,28 +240,32 @@ class Evaluation:
 
     def score(self, run_file: Path, answers_file: Path | None) -> Path:
         """The folder with `scores.jsonl` (a line a turn) and `summary.json` (means, intervals)."""
-        names = self.task.card.metrics
+        names = computable(self.task.card.metrics, self.progress.note)
         fingerprint = {
             **self._where,
             "run": digest_of_file(run_file),
             "answers": digest_of_file(answers_file) if answers_file else None,
-            "metrics": list(names),
+            "metrics": names,
             "retrieves": self.retrieves,
             "code": digest_of_code("definitions", "metrics", "runs", "evaluate"),
-            "libraries": {name: metadata.version(name) for name in ("ranx", "evaluate")},
+            "libraries": {name: metadata.version(name) for name in packages_of(names)},
         }
         folder = folder_of("scores", self.setup.card.name, fingerprint)
         with self._stage("scores", folder, fingerprint) as working:
             if working:
-                self._score(working, run_file, answers_file)
+                self._score(working, names, run_file, answers_file)
         return folder
 
-    def _score(self, working: Path, run_file: Path, answers_file: Path | None) -> None:
+    def _score(
+        self, working: Path, names: Collection[str], run_file: Path, answers_file: Path | None
+    ) -> None:
         kept = {turn.turn_id for turn in self.turns}
         qrels = {t: q for t, q in self.task.qrels().items() if t in kept}
         references = {t: r for t, r in self.task.references().items() if t in kept}
         by_metric: dict[str, dict[str, float]] = {}
-        retrieval, generation = self.metrics_of("retrieval"), self.metrics_of("generation")
+        retrieval, generation = (
+            [name for name in self.metrics_of(stage) if name in names] for stage in get_args(Stage)
+        )
         run = runs.read_run(run_file)
         if qrels and retrieval and self.retrieves:
             by_metric |= metrics.score_run(qrels, run, retrieval)

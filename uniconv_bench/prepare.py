@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,11 +33,15 @@ from uniconv_bench.outside import each, functions_of, passages_of
 from uniconv_bench.progress import Silent
 from uniconv_bench.registry import task_module, task_source
 from uniconv_bench.system import Progress
+from uniconv_bench.whole import part_of
 
 STAGE = "tasks"
 PASSAGES = "passages"
 COUNTS = "counts.json"
-CODE = ("blocks", "conversation", "corpus", "formats", "lookup", "prepare")
+CODE = ("blocks", "conversation", "corpus", "formats", "lookup", "prepare", "whole")
+
+OPTIONS: dict[str, Profile] = {"allow_absent": "mini", "allow_part": "full"}
+"""What a person allows -> the profile that it is for."""
 
 
 def turns_file(split: str) -> str:
@@ -57,6 +61,7 @@ def prepare(
     data_dir: Path | None = None,
     *,
     allow_absent: bool = False,
+    allow_part: bool = False,
     force: bool = False,
     progress: Progress,
 ) -> Path:
@@ -68,18 +73,20 @@ def prepare(
         profile: `sample` has its raw files beside the card, the others need `data_dir`.
         data_dir: folder of raw files. Without it the set prepared last is used for `mini`, `full`.
         allow_absent: at `mini`, turns whose gold passages the raw files lack stay, unjudged.
+        allow_part: at `full`, raw files that are not the whole dataset will do; `counts.json` then
+            says in what they differ from it.
         force: prepare anew even if the cache holds it.
         progress: told what is done.
 
     Raises:
         UserError: raw files are missing or wrong, naming file, record and field.
     """
-    check_absent(allow_absent, profile)
+    allowed = check_options(profile, allow_absent=allow_absent, allow_part=allow_part)
     raw = data_dir if data_dir is not None else own_data(card, card_path, profile)
     if raw is None:
         return _latest(card, card_path, profile, progress)
     fingerprint = {**_identity(card, card_path, profile), "raw": _digests(raw)}
-    fingerprint |= {"allow_absent": True} if allow_absent else {}
+    fingerprint |= dict.fromkeys(allowed, True)
     folder = folder_of(STAGE, f"{card.name}-{profile}", fingerprint)
     with missing_artefact(folder, fingerprint, anew=force) as working:
         if working is not None:
@@ -88,17 +95,21 @@ def prepare(
                 working.mkdir()
             progress.note(f"preparing {card.title} ({profile}) from {raw}")
             try:
-                _make(card, card_path, raw, profile, allow_absent, working, progress)
+                _make(card, card_path, raw, profile, allowed, working, progress)
             except UserError:
                 shutil.rmtree(working, ignore_errors=True)
                 raise
     return folder
 
 
-def check_absent(allow_absent: bool, profile: Profile) -> None:
-    """Refuses to leave turns unjudged where the corpus is not reduced."""
-    if allow_absent and profile != "mini":
-        raise UserError("--allow-absent is for --profile mini", mend="leave it out")
+def check_options(profile: Profile, *, allow_absent: bool, allow_part: bool) -> frozenset[str]:
+    """The options of `prepare` that are set; refuses one that says nothing at this profile."""
+    chosen = {"allow_absent": allow_absent, "allow_part": allow_part}
+    for option in (name for name, is_set in chosen.items() if is_set):
+        if profile != OPTIONS[option]:
+            what = f"--{option.replace('_', '-')} is for --profile {OPTIONS[option]}"
+            raise UserError(what, mend="leave it out")
+    return frozenset(name for name, is_set in chosen.items() if is_set)
 
 
 def _make(
@@ -106,7 +117,7 @@ def _make(
     card_path: Path,
     raw: Path,
     profile: Profile,
-    allow_absent: bool,
+    allowed: frozenset[str],
     folder: Path,
     progress: Progress,
 ) -> None:
@@ -116,7 +127,14 @@ def _make(
     for left in folder.iterdir():
         if left.name != PASSAGES:
             left.unlink()
-    _write(_read(card, module, raw, profile, allow_absent), raw, folder, profile, progress)
+    data = _read(card, module, raw, profile, allow_absent="allow_absent" in allowed)
+
+    def part(counts: Mapping[str, Any]) -> list[str]:
+        if profile != "full":
+            return []
+        return part_of(card, counts, allowed="allow_part" in allowed, where=raw)
+
+    _write(data, raw, folder, profile, part, progress)
 
 
 def is_prepared(
@@ -166,6 +184,8 @@ def _identity(card: TaskCard, card_path: Path, profile: Profile) -> dict[str, An
     if profile == "mini":
         identity["code"] = digest_of_code(*CODE, "index", "mini")
         identity |= {"mini": card.mini.model_dump(), "bm25": card.bm25.model_dump()}
+    if profile == "full" and card.size is not None:
+        identity["size"] = card.size.model_dump(exclude={"source"})
     return identity
 
 
@@ -193,7 +213,7 @@ def _prepared(card: TaskCard, card_path: Path, profile: Profile) -> Iterator[Pat
     identity = _identity(card, card_path, profile)
     for manifest in (cache_dir() / STAGE).glob(f"{card.name}-{profile}-*/{MANIFEST}"):
         found = read_json(manifest).get("fingerprint", {})
-        free = {key: found[key] for key in ("raw", "allow_absent") if key in found}
+        free = {key: found[key] for key in ("raw", *OPTIONS) if key in found}
         if manifest.parent.suffix != ".partial" and found == {**identity, **free}:
             yield manifest.parent
 
@@ -226,7 +246,7 @@ class _Data:
 
 
 def _read(
-    card: TaskCard, module: ModuleType, raw: Path, profile: Profile, allow_absent: bool
+    card: TaskCard, module: ModuleType, raw: Path, profile: Profile, *, allow_absent: bool
 ) -> _Data:
     found = list(each(module, "splits", lambda: module.splits(raw), str))
     if not found or (profile != "mini" and card.test_split not in found):
@@ -254,12 +274,20 @@ def _read(
     return _Data(mini.splits, kept, facts, len(mini.keep))
 
 
-def _write(data: _Data, raw: Path, folder: Path, profile: Profile, progress: Progress) -> None:
+def _write(
+    data: _Data,
+    raw: Path,
+    folder: Path,
+    profile: Profile,
+    part: Callable[[Mapping[str, Any]], list[str]],
+    progress: Progress,
+) -> None:
     splits: dict[str, dict[str, int]] = {}
     wanted: dict[str, tuple[str, str]] = {}
     for split, conversations in data.splits.items():
         place = f"{raw}, split {split}"
         splits[split] = _write_turns(conversations, split, place, folder, wanted)
+    part({"splits": splits})  # the corpus may take an hour: what is wrong is said before
     missing = set(wanted)
     shown = progress if profile != "sample" else Silent()  # that of a sample is done in no time
     with shown.track("passages", data.size) as advance:
@@ -271,7 +299,8 @@ def _write(data: _Data, raw: Path, folder: Path, profile: Profile, progress: Pro
         mend = f"add the passage, or drop the judgement ({len(missing):,} such ids in all)"
         raise UserError(what, where=where, mend=mend)
     counts = {"passages": count, "corpus": digest, "splits": splits}
-    write_json(folder / COUNTS, counts | ({"mini": dict(data.facts)} if data.facts else {}))
+    facts = {"mini": dict(data.facts), "part": part(counts)}
+    write_json(folder / COUNTS, counts | {name: fact for name, fact in facts.items() if fact})
 
 
 def _checked(conversations: Iterable[Conversation], place: str) -> Iterator[Conversation]:

@@ -66,6 +66,7 @@ def recorded(evaluation: Evaluation, folders: Mapping[str, Path]) -> ResultRecor
             split=task.test_split,
             card_digest=task.card.digest(),
             data_digest=task.digest,
+            part=task.part,
         ),
         system=records.SystemPart(
             name=card.name,

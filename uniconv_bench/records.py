@@ -21,8 +21,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
     computed_field,
+    model_serializer,
     model_validator,
 )
 
@@ -46,6 +48,7 @@ PACKAGES = (
     "numpy",
     "peft",
     "ranx",
+    "spacy",
     "tokenizers",
     "torch",
     "transformers",
@@ -66,6 +69,14 @@ class TaskPart(_Part):
     split: str
     card_digest: Digest
     data_digest: Digest
+    part: tuple[str, ...] = ()
+    """In what the data is only a part of the dataset, as `12 of 2,514 turns of dev`."""
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Of a whole dataset nothing is said, as in records from before there was this field."""
+        written: dict[str, Any] = write(self)
+        return {name: value for name, value in written.items() if name != "part" or value}
 
 
 class SystemPart(_Part):

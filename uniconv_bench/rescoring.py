@@ -12,6 +12,7 @@ from typing import Protocol
 
 from uniconv_bench.cards import Profile, TaskCard
 from uniconv_bench.conversation import Turn
+from uniconv_bench.definitions import uncomputable
 from uniconv_bench.errors import UserError
 from uniconv_bench.metrics import PerTurn, parse_metric, score_answers, score_run
 from uniconv_bench.runs import DEPTH, check_answers, check_run, read_answers, read_run
@@ -69,6 +70,9 @@ def rescore(
         answers_file: an answer file, if there is one.
         whole: as the rules ask of submitters: no judged turn is missing, no ranking too deep.
             Without it missing turns score 0.
+
+    Raises:
+        UserError: a metric of the task needs a package that is not installed.
     """
     scores: dict[str, PerTurn] = {}
     problems: list[str] = []
@@ -77,6 +81,9 @@ def rescore(
         stage: [m for m in task.card.metrics if parse_metric(m).stage == stage]
         for stage in ("retrieval", "generation")
     }
+    for name in by_stage["generation"] if answers_file else ():
+        if (lacking := uncomputable(name)) is not None:
+            raise lacking
     try:
         qrels, references = task.qrels(), task.references()
         if run_file and not by_stage["retrieval"]:

@@ -24,6 +24,7 @@ Column = tuple[str, str]
 """(task, metric)"""
 
 METRICS = ("ndcg@3", "recall@10", "f1")
+PART = "part of the dataset"
 GAP = "-"
 """Stands where nothing was measured. Never 0."""
 
@@ -69,7 +70,8 @@ def table(
 
     Args:
         records: of one profile, each task and system once; rows in order of appearance.
-        reported: task -> figures printed elsewhere; shown at profile `full` only.
+        reported: task -> figures printed elsewhere; shown at profile `full` only, and not beside a
+            part of the dataset.
         format: `markdown`, `latex` (needs the booktabs package) or `csv` (fractions, unrounded).
         metrics: columns of each task, where measured.
 
@@ -177,7 +179,9 @@ def _grid(
         own = [r for r in records if r.system.name == name]
         scores = {(r.task.name, s.metric): s for r in own for s in r.scores}
         rows.append(Row(titles[name], scores, _is_bound(own[0]), {}))
-    published = _published(columns, reported, titles) if _profile(records) == "full" else ({}, [])
+    whole = {r.task.name for r in records if r.task.profile == "full" and not r.task.part}
+    reported = {task: figures for task, figures in reported.items() if task in whole}
+    published = _published(columns, reported, titles)
     rows += [Row(label, {}, False, figures) for label, figures in published[0].items()]
     notes = [*_reading(records, rows), *_per_task(records, columns), *_setting(records)]
     return Grid(columns, tuple(rows), _best(columns, rows), (*notes, *published[1]))
@@ -245,7 +249,9 @@ def _reading(records: Sequence[ResultRecord], rows: Sequence[Row]) -> list[str]:
             "a published one."
         )
     else:
-        notes.append("Profile full: the whole dataset and corpus.")
+        parts = _distinct(r.task.name for r in records if r.task.part)
+        but = f", but {PART} of {', '.join(parts)}" if parts else ""
+        notes.append(f"Profile full: the whole dataset and corpus{but}.")
     return notes
 
 
@@ -267,6 +273,11 @@ def _per_task(records: Sequence[ResultRecord], columns: Sequence[Column]) -> lis
         ]
         where = f"{own[0].task.split} split, version {own[0].task.version}"
         notes.append(f"{task} ({where}): {'; '.join(parts)}.")
+        if own[0].task.part:
+            notes.append(
+                f"{task}: {PART}, {'; '.join(own[0].task.part)}, so no figure of it is comparable "
+                "with a published one."
+            )
         official = own[0].task.split.removesuffix(CUT)
         if official != own[0].task.split:
             notes.append(
@@ -394,7 +405,8 @@ def _csv(records: Sequence[ResultRecord], metrics: Sequence[str]) -> str:
             score = record.score(metric)
             if score is not None:
                 task = record.task
-                row = [task.profile, record.system.name, task.name, metric]
+                profile = f"{task.profile}, {PART}" if task.part else task.profile
+                row = [profile, record.system.name, task.name, metric]
                 writer.writerow([*row, score.mean, *score.ci95, score.n])
     return stream.getvalue()
 

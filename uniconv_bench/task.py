@@ -38,6 +38,11 @@ class Task:
         return counts
 
     @property
+    def part(self) -> tuple[str, ...]:
+        """In what this is only a part of the dataset, as `12 of 2,514 turns of dev`."""
+        return tuple(self.counts.get("part", ()))
+
+    @property
     def test_split(self) -> str:
         """The split that systems are tested on: the card's, or what `mini` cut from one."""
         split: str = self.counts.get("mini", {}).get("test_split", self.card.test_split)

@@ -55,10 +55,11 @@ def decode():
 def prepare():
     from uniconv_bench import prepare
     from uniconv_bench.progress import Silent
-    from uniconv_bench.task import load_task
+    from uniconv_bench.registry import task_card
     store = prepare.store
     prepare.store = lambda *arguments: timed("store", store, *arguments)
-    load_task(task, "full", path.parent, progress=Silent())
+    card, place = task_card(task)
+    prepare.prepare(card, place, "full", path.parent, allow_part=True, progress=Silent())
 timed(side, locals()[side])
 spent["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 sys.stdout.write(__import__("json").dumps(spent))

@@ -61,8 +61,8 @@ def score(
         what = f"{task} hands over its passages: retrieval is not scored"
         raise UserError(what, mend="give --answers alone")
     of = load_task(task, profile, progress=progress()) if task is not None else None
-    every = [m.name for m in metrics.METRICS if computable(m.name)]
-    names = metric or (of.card.metrics if of else every)
+    every = computable(m.name for m in metrics.METRICS)
+    names = metric or (computable(of.card.metrics, note) if of else every)
     stages: dict[str, list[str]] = {"retrieval": [], "generation": []}
     for name in dict.fromkeys(names):
         stages[metrics.parse_metric(name).stage].append(name)
@@ -100,6 +100,8 @@ def score(
         mend = "give --run with --qrels, --answers with --references, or either with --task"
         what = " for " + ", ".join(lacking) if lacking else ""
         raise UserError(f"nothing to score{what}", mend=mend)
+    if of and of.part:
+        note(f"{of.card.name}: part of the dataset, {'; '.join(of.part)}")
     scores = {name: asdict(metrics.summarise(values)) for name, values in per_turn.items()}
     if as_json:
         print_json({"scores": scores})
@@ -159,7 +161,12 @@ def table(
     if as_json:
         text = json.dumps(
             [
-                {"name": record.system.name, "task": record.task.name, **score.model_dump()}
+                {
+                    "name": record.system.name,
+                    "task": record.task.name,
+                    "part": record.task.part,
+                    **score.model_dump(),
+                }
                 for record in records
                 for score in record.scores
                 if score.metric in columns
@@ -269,7 +276,12 @@ def _tasks() -> Tasks:
     from uniconv_bench.task import load_task
 
     def load(name: str, profile: Profile) -> Task:
-        return load_task(name, profile, progress=progress())
+        task = load_task(name, profile, progress=progress())
+        if task.part:
+            what = f"what is prepared of {name} is only a part of the dataset: {task.part[0]}"
+            mend = "a leaderboard takes whole datasets: prepare all of its official files"
+            raise UserError(what, where=task.folder, mend=mend)
+        return task
 
     taken = [row[key] for row in registry.headings("system") for key in ("name", "title")]
     return Tasks(registry.task_names(), load, taken)

@@ -61,6 +61,13 @@ def prepare(
             help="mini: turns whose relevant passages the files lack stay, not judged.",
         ),
     ] = False,
+    allow_part: Annotated[
+        bool,
+        typer.Option(
+            "--allow-part",
+            help="full: files that are not the whole dataset will do; every table says so.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option(help="Prepare anew.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -75,7 +82,7 @@ def prepare(
 
     tasks = tasks_of(task, profile)
     one_task_for(data_dir, tasks, profile)
-    stage.check_absent(allow_absent, profile)
+    stage.check_options(profile, allow_absent=allow_absent, allow_part=allow_part)
     if dry_run:
         _costs(tasks, profile, data_dir, accept_licence, as_json)
         return
@@ -101,6 +108,7 @@ def prepare(
             profile,
             raw,
             allow_absent=allow_absent,
+            allow_part=allow_part,
             force=force,
             progress=progress(),
         )
