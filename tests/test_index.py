@@ -61,3 +61,16 @@ def test_bm25_ranks_by_shared_terms_and_leaves_out_the_rest() -> None:
     assert index.search("zebra", 10) == []
     assert index.search("", 10) == []
     assert [i for i, _ in index.search("whale", 1)] == ["a"]
+
+
+def test_bm25_cuts_through_equal_scores_by_id() -> None:
+    generator = np.random.default_rng(5)
+    words = ["oil", "tar", "rope", "sail"]
+    texts = [" ".join(generator.choice(words, size=2)) for _ in range(300)]
+    names = [f"p{i}" for i in generator.permutation(300)]
+    index = Bm25Index(Passages(map(Passage, names, texts)), Bm25Settings())
+    whole = index.search("oil rope", 300)
+    assert len(whole) > 100 and len({score for _, score in whole}) < 10
+    assert whole == sorted(whole, key=lambda found: (-found[1], found[0]))
+    for depth in (0, 1, 7, 100):
+        assert index.search("oil rope", depth) == whole[:depth]

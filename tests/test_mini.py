@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
 
 import pytest
 
@@ -10,6 +12,8 @@ from uniconv_bench.cards import Bm25Settings, Mini
 from uniconv_bench.conversation import Conversation, Passage, Turn
 from uniconv_bench.errors import UserError
 from uniconv_bench.mini import Reduced, reduce
+from uniconv_bench.progress import Silent
+from uniconv_bench.system import Progress
 
 SMALL = Mini(neighbours=1, random=3, pool=20, bm25=2, test_share=0.3)
 FAR = 90
@@ -39,6 +43,7 @@ def reduced(
     *,
     test_split: str = "test",
     allow_absent: bool = False,
+    progress: Progress = Silent(),  # noqa: B008  (it holds nothing)
 ) -> Reduced:
     return reduce(
         splits or dict(SPLITS),
@@ -47,6 +52,7 @@ def reduced(
         settings,
         Bm25Settings(),
         allow_absent=allow_absent,
+        progress=progress,
     )
 
 
@@ -122,3 +128,33 @@ def test_absent_gold_leaves_its_turn_unjudged_if_allowed() -> None:
     first, second = kept.splits["test"][0].turns
     assert first.gold == ("p50",) and second.gold == () and second.references == ("yes",)
     assert kept.facts["absent_passages"] == 1 and "gone" not in kept.keep
+
+
+class Counting(Silent):
+    """Adds up what each bar was told."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, int] = {}
+        self.done: dict[str, int] = {}
+
+    @contextmanager
+    def track(
+        self, label: str, total: int, unit: Literal["", "B"] = ""
+    ) -> Iterator[Callable[[int], None]]:
+        self.totals[label] = total
+
+        def advance(count: int) -> None:
+            self.done[label] = self.done.get(label, 0) + count
+
+        yield advance
+
+
+def test_every_long_step_tells_how_far_it_is() -> None:
+    bars = Counting()
+    reduced(progress=bars)
+    assert bars.done == {
+        "mini: corpus": 100,
+        "mini: pool": 100,
+        "mini: BM25 neighbours of questions": 2,
+    }
+    assert bars.totals == bars.done | {"mini: corpus": 0}  # how many there are is not known then

@@ -10,9 +10,11 @@ import pytest
 from test_evaluate import CODE, CUSTOM
 from test_prepare import third_party
 
-from uniconv_bench import definitions, evaluate, metrics
+from uniconv_bench import assembly, cli, definitions, evaluate, metrics, task
 from uniconv_bench.errors import UserError
 from uniconv_bench.progress import Silent
+from uniconv_bench.records import read_record
+from uniconv_bench.registry import system_card, task_card
 from uniconv_bench.runs import read_answers, read_run, write_run
 from uniconv_bench.task import load_task
 
@@ -38,6 +40,32 @@ def test_a_metric_whose_package_is_absent_is_left_out_and_said(
     assert [s.metric for s in record.scores] == ["ndcg@3", "recall@10", "mrr", "f1"]
     told = "left out: metric 'f1_inscit' needs spacy, which is not installed; pip install"
     assert [line for line in notes.lines if line.startswith(told)]
+
+
+def test_a_record_gets_the_metrics_that_its_card_has_got_since(
+    parrot: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    card, path = task_card("topiocqa")
+    given: dict[str, Any] = {"results": tmp_path / "results", "progress": Notes()}
+    before = card.model_copy(update={"metrics": ("mrr", "f1")})
+    with monkeypatch.context() as earlier:
+        earlier.setattr(task, "task_card", lambda name: (before, path))
+        old, kept = evaluate.run("topiocqa", str(parrot()), "sample", **given)
+    monkeypatch.setattr(assembly, "system_card", lambda name: system_card(str(parrot())))
+    command = ("rescore", "--results", str(tmp_path / "results"))
+    assert cli.main(command) == 0 and capsys.readouterr().out == f"{kept}\n"
+    new = read_record(kept)
+    assert [s.metric for s in old.scores] == ["mrr", "f1"]
+    assert [s.metric for s in new.scores] == list(card.metrics)
+    assert new.score("f1") == old.score("f1") and new.provenance == old.provenance
+    assert new.digests.answers == old.digests.answers and new.digests.scores != old.digests.scores
+    assert new.task.card_digest == card.digest() != old.task.card_digest
+    assert cli.main(command) == 0 and capsys.readouterr().out == ""  # nothing is left to do
+    evaluate.outputs(new)["answers.jsonl"].unlink()
+    assert cli.main(command) == 0 and "left as it is" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     stages.retrieve,
     stages.generate,
     results.score,
+    results.rescore,
     results.table,
     look.doctor,
 )

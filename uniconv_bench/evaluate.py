@@ -21,12 +21,21 @@ from uniconv_bench.assembly import Setup
 from uniconv_bench.cards import Profile
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.costs import counted
-from uniconv_bench.definitions import Stage, computable, packages_of
+from uniconv_bench.definitions import Stage, computable, packages_of, uncomputable
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import cache_dir, digest_of_code, digest_of_file, write_json, write_jsonl
 from uniconv_bench.origin import check_passages, ranked
 from uniconv_bench.outside import answers, fingerprint_of, rankings, source_of
-from uniconv_bench.recording import ANSWERS, RECORD, RUN, SCORES, SUMMARY, kept, recorded
+from uniconv_bench.recording import (
+    ANSWERS,
+    RECORD,
+    RUN,
+    SCORES,
+    SUMMARY,
+    kept,
+    recorded,
+    scores_of,
+)
 from uniconv_bench.records import ResultRecord
 from uniconv_bench.system import Answer, Generator, Progress, Retriever
 from uniconv_bench.task import Task, load_task
@@ -238,12 +247,17 @@ class Evaluation:
         """The card's metrics of one stage."""
         return [n for n in self.task.card.metrics if metrics.parse_metric(n).stage == stage]
 
-    def score(self, run_file: Path, answers_file: Path | None) -> Path:
-        """The folder with `scores.jsonl` (a line a turn) and `summary.json` (means, intervals)."""
+    def score(self, run_file: Path | None, answers_file: Path | None) -> Path:
+        """The folder with `scores.jsonl` (a line a turn) and `summary.json` (means, intervals).
+
+        Args:
+            run_file: None of a system that ranks nothing.
+            answers_file: None where the task's metrics judge no answers.
+        """
         names = computable(self.task.card.metrics, self.progress.note)
         fingerprint = {
             **self._where,
-            "run": digest_of_file(run_file),
+            "run": digest_of_file(run_file) if run_file else None,
             "answers": digest_of_file(answers_file) if answers_file else None,
             "metrics": names,
             "retrieves": self.retrieves,
@@ -257,7 +271,11 @@ class Evaluation:
         return folder
 
     def _score(
-        self, working: Path, names: Collection[str], run_file: Path, answers_file: Path | None
+        self,
+        working: Path,
+        names: Collection[str],
+        run_file: Path | None,
+        answers_file: Path | None,
     ) -> None:
         kept = {turn.turn_id for turn in self.turns}
         qrels = {t: q for t, q in self.task.qrels().items() if t in kept}
@@ -266,9 +284,8 @@ class Evaluation:
         retrieval, generation = (
             [name for name in self.metrics_of(stage) if name in names] for stage in get_args(Stage)
         )
-        run = runs.read_run(run_file)
-        if qrels and retrieval and self.retrieves:
-            by_metric |= metrics.score_run(qrels, run, retrieval)
+        if qrels and retrieval and self.retrieves and run_file:
+            by_metric |= metrics.score_run(qrels, runs.read_run(run_file), retrieval)
         if references and generation and answers_file:
             texts = {t: a.text for t, a in runs.read_answers(answers_file).items()}
             by_metric |= metrics.score_answers(references, texts, generation)
@@ -380,6 +397,41 @@ def outputs(record: ResultRecord) -> dict[str, Path]:
             if digest_of_file(path) == digest:
                 found[name] = path
     return found
+
+
+def rescored(record: ResultRecord, *, progress: Progress) -> ResultRecord | None:
+    """A record with the scores that its task's card asks for now, from its cached run and answers.
+
+    No model runs, and what it says of system, run, answers and provenance stays as it is.
+
+    Returns:
+        None where the cache lacks one of the files.
+
+    Raises:
+        UserError: the task's data is no longer what it was, or a metric lacks its package.
+    """
+    files = outputs(record)
+    due = {RUN: record.digests.run, ANSWERS: record.digests.answers}
+    if any(digest and name not in files for name, digest in due.items()):
+        return None
+    task, system = record.task, record.system.name
+    evaluation = Evaluation.of(task.name, system, task.profile, record.limit, progress)
+    if evaluation.task.digest != task.data_digest:
+        what = f"the data of {task.name} ({task.profile}) is not what {system} was run on"
+        raise UserError(what, mend="run it again")
+    for name in evaluation.task.card.metrics:
+        if (lacking := uncomputable(name)) is not None:
+            raise lacking
+    folder = evaluation.score(files.get(RUN), files.get(ANSWERS))
+    digests = {"scores": digest_of_file(folder / SCORES)}
+    return ResultRecord(
+        **{name: getattr(record, name) for name in ResultRecord.model_fields}
+        | {
+            "task": task.model_copy(update={"card_digest": evaluation.task.card.digest()}),
+            "scores": scores_of(folder),
+            "digests": record.digests.model_copy(update=digests),
+        }
+    )
 
 
 def _answers_so_far(path: Path, batch: int) -> dict[str, Answer]:

@@ -76,5 +76,8 @@ class Bm25Index:
         if not terms:
             return []
         scores = self._index.get_scores(terms).astype(np.float32)
-        best = sorted((-float(scores[i]), self._ids[i]) for i in np.flatnonzero(scores > 0))[:depth]
+        found = np.flatnonzero(scores > 0)
+        if len(found) > depth:  # most passages share some word: only those at the top are sorted
+            found = found[scores[found] >= np.partition(scores[found], -depth)[-depth]]
+        best = sorted((-float(scores[i]), self._ids[i]) for i in found)[:depth]
         return [(pid, -score) for score, pid in best]

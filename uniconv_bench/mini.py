@@ -13,13 +13,16 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import nsmallest
+from itertools import islice
 from typing import Any
 
 from uniconv_bench.cards import CUT, Bm25Settings, Mini
 from uniconv_bench.conversation import Conversation, Passage
 from uniconv_bench.errors import UserError
 from uniconv_bench.index import Bm25Index
-from uniconv_bench.system import InMemory
+from uniconv_bench.system import InMemory, Progress
+
+BATCH = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,12 @@ def reduce(
     bm25: Bm25Settings,
     *,
     allow_absent: bool = False,
+    progress: Progress,
 ) -> Reduced:
     """Chooses turns and passages; reads the corpus once, or twice if it is larger than the pool.
+
+    Holds the turns, the pool with its BM25 index and ids around gold passages, however large the
+    corpus is.
 
     Args:
         splits: split -> conversations, of every split whose files are there.
@@ -57,12 +64,19 @@ def reduce(
         settings: how many distractors of which kind.
         bm25: constants for BM25 neighbours.
         allow_absent: gold passages that the corpus lacks leave their turn unjudged.
+        progress: told of passages read and questions searched for.
 
     Raises:
         UserError: the test split's gold passages are not in the corpus.
     """
     everything = frozenset().union(*(_gold(found) for found in splits.values()))
-    corpus = _Scan.of(passages(), everything, settings)
+    with progress.track("mini: corpus", 0) as advance:
+        corpus = _Scan.of(_told(passages(), advance), everything, settings)
+
+    def again() -> Iterator[Passage]:
+        with progress.track("mini: pool", corpus.count) as advance:
+            yield from _told(passages(), advance)
+
     absent = {name: _gold(found) - corpus.gold for name, found in splits.items()}
     test = test_split if test_split in splits else list(splits)[-1]
     facts: dict[str, Any] = {"passages_in_source": corpus.count}
@@ -81,7 +95,7 @@ def reduce(
         kept, test = _cut(kept, test, settings.test_share)
     ordered = {name: kept[name] for name in sorted(kept, key=lambda name: name == test)}
     gold = frozenset(p for found in ordered.values() for p in _gold(found))
-    keep, counted = _choose(corpus, gold, passages, ordered[test], settings, bm25)
+    keep, counted = _choose(corpus, gold, again, ordered[test], settings, bm25, progress)
     return Reduced(ordered, test, keep, facts | counted)
 
 
@@ -124,6 +138,14 @@ class _Scan:
         pool = frozenset(nsmallest(settings.pool, rest, key=lambda name: _rank("pool", name)))
         deque(rest, maxlen=0)  # a draw of none leaves them unread
         return _Scan(count, frozenset(near), near, pool)
+
+
+def _told(passages: Iterable[Passage], advance: Callable[[int], None]) -> Iterator[Passage]:
+    """Passes passages on and tells of them in batches: a corpus may have millions."""
+    waiting = iter(passages)
+    while batch := list(islice(waiting, BATCH)):
+        yield from batch
+        advance(len(batch))
 
 
 def _gold(conversations: Sequence[Conversation]) -> set[str]:
@@ -171,6 +193,7 @@ def _choose(
     test: Sequence[Conversation],
     settings: Mini,
     bm25: Bm25Settings,
+    progress: Progress,
 ) -> tuple[frozenset[str], dict[str, int]]:
     """Ids of the reduced corpus, and how many there are of each kind."""
     near = frozenset(name for g in gold for name in corpus.near[g]) - gold
@@ -180,7 +203,7 @@ def _choose(
     alike = frozenset[str]()
     if len(random) < len(corpus.pool):
         pool = [p for p in passages() if p.passage_id in corpus.pool]
-        alike = frozenset(_alike(pool, test, settings.bm25, bm25))
+        alike = frozenset(_alike(pool, test, settings.bm25, bm25, progress))
     return gold | near | alike | random, {
         "gold": len(gold),
         "neighbours": len(near),
@@ -190,11 +213,18 @@ def _choose(
 
 
 def _alike(
-    pool: Sequence[Passage], test: Sequence[Conversation], depth: int, bm25: Bm25Settings
+    pool: Sequence[Passage],
+    test: Sequence[Conversation],
+    depth: int,
+    bm25: Bm25Settings,
+    progress: Progress,
 ) -> Iterator[str]:
     """BM25's best in the pool for what the test turns ask."""
+    progress.note(f"  mini: indexing {len(pool):,} passages for BM25")
     index = Bm25Index(InMemory(pool), bm25)
-    for conversation in test:
-        for turn in conversation:
+    asked = [turn for conversation in test for turn in conversation]
+    with progress.track("mini: BM25 neighbours of questions", len(asked)) as advance:
+        for turn in asked:
             for name, _ in index.search(" ".join(turn.asked("rewrite")), depth):
                 yield name
+            advance(1)

@@ -127,7 +127,8 @@ def _make(
     for left in folder.iterdir():
         if left.name != PASSAGES:
             left.unlink()
-    data = _read(card, module, raw, profile, allow_absent="allow_absent" in allowed)
+    absent = "allow_absent" in allowed
+    data = _read(card, module, raw, profile, allow_absent=absent, progress=progress)
 
     def part(counts: Mapping[str, Any]) -> list[str]:
         if profile != "full":
@@ -246,7 +247,13 @@ class _Data:
 
 
 def _read(
-    card: TaskCard, module: ModuleType, raw: Path, profile: Profile, *, allow_absent: bool
+    card: TaskCard,
+    module: ModuleType,
+    raw: Path,
+    profile: Profile,
+    *,
+    allow_absent: bool,
+    progress: Progress,
 ) -> _Data:
     found = list(each(module, "splits", lambda: module.splits(raw), str))
     if not found or (profile != "mini" and card.test_split not in found):
@@ -268,6 +275,7 @@ def _read(
         card.mini,
         card.bm25,
         allow_absent=allow_absent,
+        progress=progress,
     )
     kept = (p for p in passages_of(module, raw) if p.passage_id in mini.keep)
     facts = {"test_split": mini.test_split, **mini.facts}

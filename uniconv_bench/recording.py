@@ -76,10 +76,7 @@ def recorded(evaluation: Evaluation, folders: Mapping[str, Path]) -> ResultRecor
             adapters=weights,
             settings=card.model_dump(mode="json"),
         ),
-        scores=tuple(
-            records.Score.model_validate_json(json.dumps(row))
-            for row in read_json(folders["scores"] / SUMMARY)
-        ),
+        scores=scores_of(folders["scores"]),
         counts=records.Counts(
             turns=len(evaluation.turns),
             judged_retrieval=len(qrels),
@@ -96,6 +93,12 @@ def recorded(evaluation: Evaluation, folders: Mapping[str, Path]) -> ResultRecor
         ),
         provenance=made.model_copy(update={"peak_memory_bytes": peak}),
     )
+
+
+def scores_of(folder: Path) -> tuple[records.Score, ...]:
+    """The means and intervals of a finished scoring."""
+    rows = read_json(folder / SUMMARY)
+    return tuple(records.Score.model_validate_json(json.dumps(row)) for row in rows)
 
 
 def kept(record: ResultRecord, results: Path) -> tuple[ResultRecord, Path, bool]:

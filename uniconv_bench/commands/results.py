@@ -118,6 +118,34 @@ def score(
     next_step(f"uniconv-bench submit pack CARD {' '.join(files)}")
 
 
+def rescore(
+    profile: ProfileOption = "sample", results: ResultsOption = RESULTS, as_json: JsonOption = False
+) -> None:
+    """Score records again from their cached runs and answers, by what task cards ask for now.
+
+    For when a card got a metric: no model runs. A record whose files this cache lacks stays.
+    """
+    from uniconv_bench.evaluate import rescored
+    from uniconv_bench.records import read_records, record_path, write_record
+
+    rows = []
+    for record in read_records(results / profile):
+        path = record_path(results, record)
+        new = rescored(record, progress=progress())
+        if new is None:
+            note(f"{path}: left as it is, as this cache lacks its run or answers; run it again")
+        elif new.scores != record.scores:
+            write_record(new, path)
+            rows.append({"record": str(path), "metrics": [score.metric for score in new.scores]})
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        typer.echo(row["record"])
+    note(f"{len(rows)} records have other scores than before")
+    next_step("uniconv-bench leaderboard build")
+
+
 def table(
     profile: ProfileOption = "sample",
     results: ResultsOption = RESULTS,
