@@ -64,9 +64,15 @@ def test_what_is_said_of_qrecc(shown: Callable[..., list[str]]) -> None:
     text = "\n".join(lines)
     for wanted in ("│ user ", "│ assistant ", "│ BM25 sees ", "│ rewritten ", "│ relevant "):
         assert wanted in text
-    (test,) = (line.split() for line in lines if line.strip().startswith("test "))
-    assert test == ["test", "22", "81", "68", "78", "0"]
-    assert "  440 passages" in lines
+    rows = [line.split() for line in lines if line.strip().startswith(("train ", "test "))]
+    assert rows == [
+        ["train", "72", "267", "216", "252", "0"],
+        ["test", "22", "81", "68", "78", "0"],
+        ["train", "10,823", "63,501", "?"],
+        ["test", "2,775", "16,451", "8,209"],
+    ]
+    assert "  440 passages; written by this project about invented places" in lines
+    assert "54,573,064 passages in full; the dataset's and" in text
     assert max(map(len, lines)) <= 110
 
 
@@ -126,6 +132,7 @@ def test_without_data_only_the_card_is_shown(capfd: pytest.CaptureFixture[str]) 
     display.show_task(card(), {}, None)
     out = capfd.readouterr().out
     assert "conversation (" not in out and "SCAI-QReCC-21 dropped" in out
+    assert "A turn of it is shown here once its official files are prepared." in out
 
 
 def test_next_is_a_run_on_what_is_there(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from uniconv_bench.cards import TaskCard
+    from uniconv_bench.cards import Size, TaskCard
     from uniconv_bench.commands.example import Example
     from uniconv_bench.doctor import Check
     from uniconv_bench.records import ResultRecord
@@ -122,8 +122,14 @@ def show_task(
     console.print()
     if example:
         console.print(_example(example))
+    else:
+        told = "A turn of it is shown here once its official files are prepared."
+        console.print(Text(told, style="dim"))
+        console.print()
     for profile, found in counts.items():
         _show_sizes(console, profile, found, given=card.evidence == "given")
+    if card.size and "full" not in counts:
+        _show_published(console, card.size)
     facts = _facts()
     facts.add_row("evidence", card.retrieval_setting)
     facts.add_row("metrics", f"{', '.join(card.metrics)}, on split {card.test_split}")
@@ -200,7 +206,31 @@ def _show_sizes(console: Console, profile: str, counts: Mapping[str, Any], *, gi
     for split, numbers in counts["splits"].items():
         table.add_row(split, *(f"{numbers[name]:,}" for name in columns.values()))
     console.print(table)
-    console.print(Text(f"  {counts['passages']:,} passages\n", style="dim"))
+    told = f"  {counts['passages']:,} passages"
+    told += "; written by this project about invented places" if profile == "sample" else ""
+    console.print(Text(told, style="dim"))
+    for differing in counts.get("part", ()):
+        console.print(Text(f"  part of the dataset: {differing}", style="yellow"))
+    console.print()
+
+
+def _show_published(console: Console, size: Size) -> None:
+    """How large the whole dataset is, as far as that is known for sure."""
+    columns = {
+        "conver-\nsations": "conversations",
+        "turns": "turns",
+        "with\npassage": "judged_retrieval",
+    }
+    table = _table("full", *columns, right=columns)
+    for split, of in size.splits.items():
+        numbers = of.model_dump(exclude_none=True)
+        cells = (f"{numbers[name]:,}" if name in numbers else "?" for name in columns.values())
+        table.add_row(split, *cells)
+    if size.splits:
+        console.print(table)
+    count = f"{size.passages:,} passages in full; " if size.passages else ""
+    told = Text(f"{count}{size.source}", style="dim")
+    console.print(Padding(told, (0, 0, 1, 2)))
 
 
 def _show_reported(console: Console, card: TaskCard) -> None:
