@@ -20,6 +20,9 @@ from uniconv_bench.system import Progress
 
 DOWNLOAD_RATE, READ_RATE = 10_000_000, 30_000_000
 """Bytes a second of a middling line, and of reading, checking and writing raw text; assumed."""
+MINI_READINGS, MINI_MEMORY = 3, 1_000_000_000
+"""How often profile `mini` goes through a corpus, and the bytes of memory that it was seen to take
+for 48,000 turns and a pool of 100,000 passages, however large the corpus is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class Plan:
     def seconds(self) -> float:
         """Time to download and to prepare, at the assumed rates."""
         text = sum(line.text for line in self.lines)
+        text *= MINI_READINGS if self.profile == "mini" else 1
         return self.download / DOWNLOAD_RATE + text / READ_RATE
 
     def to_json(self) -> dict[str, Any]:
@@ -92,10 +96,11 @@ class Plan:
         unknown = f" and {self.unknown} of unknown size" if self.unknown else ""
         about = "at least" if self.unknown else "about"
         minutes = f"{self.seconds / 60:.0f} min" if self.seconds >= 90 else f"{self.seconds:.0f} s"
+        memory = f"memory: about {decimal(MINI_MEMORY)}; " if self.profile == "mini" else ""
         short = f"NOT ENOUGH, {decimal(self.lacking)} are lacking; " if self.lacking else ""
         return (
             f"to fetch: {decimal(self.download)}{unknown}; disk: {about} {decimal(self.room)} "
-            f"more of {decimal(self.free)} free; {short}time: {about} {minutes}, assuming "
+            f"more of {decimal(self.free)} free; {short}{memory}time: {about} {minutes}, assuming "
             f"{decimal(DOWNLOAD_RATE)}/s of download and {decimal(READ_RATE)}/s of reading"
         )
 
