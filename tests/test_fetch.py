@@ -385,7 +385,10 @@ def test_a_plan_says_what_it_costs(card: TaskCard, server: Server) -> None:
     zip_bytes = len(BODIES["/passages.zip"])
     assert before.download == 2 * 10**9 + zip_bytes and before.unknown == 1
     assert before.room == 2 * (2 * 10**9 + 4 * zip_bytes) + zip_bytes
-    assert fetch.plan(sized, "mini").room == 2 * 10**9 + 5 * zip_bytes
+    mini = fetch.plan(sized, "mini")
+    assert mini.room == 2 * 10**9 + 5 * zip_bytes
+    assert "; memory: about 1.0 GB; time" in mini.cost() and mini.seconds > before.seconds
+    assert "memory" not in before.cost()
     rate = before.to_json()["assumed_rates"]
     assert before.seconds > 2 * 10**9 / rate["download"]
     rows = [line.to_row() for line in before.lines]
