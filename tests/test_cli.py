@@ -417,7 +417,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dict
                     "conversations": 4,
                 },
             )
-            task = SimpleNamespace(name=args[0], profile=args[2])
+            task = SimpleNamespace(name=args[0], profile=args[2], part=())
             system = SimpleNamespace(name=args[1], title=args[1].upper())
             limit = kwargs["limit"]
             record = FakeRecord(task=task, system=system, limit=limit, scores=[score])
