@@ -273,6 +273,17 @@ def test_every_choice_of_every_shipped_card_has_a_source() -> None:
     assert seen > 12
 
 
+def test_every_prompt_and_pooling_of_a_published_model_has_a_source() -> None:
+    seen = 0
+    for name in registry.system_names():
+        retriever = registry.system_card(name)[0].retriever
+        if retriever.kind == "encoder":
+            chosen = retriever.model_fields_set - {"kind", "model", "lora", "sources"}
+            assert chosen == set(retriever.sources), name
+            seen += 1
+    assert seen > 4
+
+
 def test_extends_merges_and_false_removes(plugged: Path, tmp_path: Path) -> None:
     derived = tmp_path / "derived.toml"
     derived.write_text(

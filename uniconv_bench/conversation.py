@@ -69,21 +69,21 @@ class Turn:
     given: tuple[str, ...] = ()
 
     def asked(self, form: QueryForm) -> list[str]:
-        """What a retriever without a prompt format is asked, one text an utterance, oldest first.
+        """The texts of `utterances`."""
+        return [said.text for said in self.utterances(form)]
+
+    def utterances(self, form: QueryForm) -> list[Utterance]:
+        """What a retriever without a prompt format is asked, oldest first.
 
         Args:
             form: `session`, all that was said; `user_turns`, the user's side of it;
                 `opening+query`, the first and the current query; `query`, the current one;
                 `rewrite`, its self-contained form, or the current one where there is none.
         """
-        user = [u.text for u in self.history if u.role == "user"]
-        before = {
-            "session": [u.text for u in self.history],
-            "user_turns": user,
-            "opening+query": user[:1],
-        }
+        user = [said for said in self.history if said.role == "user"]
+        before = {"session": self.history, "user_turns": user, "opening+query": user[:1]}
         current = (self.rewrite if form == "rewrite" else None) or self.query
-        return [*before.get(form, []), current]
+        return [*before.get(form, ()), Utterance("user", current)]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back; `given` only where there are some."""

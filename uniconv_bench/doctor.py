@@ -172,15 +172,18 @@ def _backbones() -> Iterator[Check]:
             else:
                 yield Check(label, "ok", f"{path}, as pinned", needed=needed)
         elif backbone.hub is not None:
-            yield _hub(label, backbone.hub)
+            yield _hub(label, backbone.hub, backbone.hub_revision)
 
 
-def _hub(label: str, repository: str) -> Check:
+def _hub(label: str, repository: str, revision: str | None) -> Check:
     from huggingface_hub import try_to_load_from_cache
 
-    if isinstance(try_to_load_from_cache(repository, "config.json"), str):
+    configs = ("config.json", "adapter_config.json")
+    there = (try_to_load_from_cache(repository, name, revision=revision) for name in configs)
+    if any(isinstance(path, str) for path in there):
         return Check(label, "ok", f"{repository} is in the hub's cache")
-    return Check(label, "note", "not here; profile full needs it", f"hf download {repository}")
+    mend = f"hf download {repository} --revision {revision}"
+    return Check(label, "note", "not here; some systems of profile full need it", mend)
 
 
 def _adapters(progress: Progress) -> Iterator[Check]:

@@ -128,7 +128,8 @@ def _said(record: ResultRecord) -> dict[str, Any]:
     with suppress(ValidationError):  # a card of before some field, or of another version
         card = SystemCard.model_validate_json(json.dumps(said["system"]["settings"]))
         settings = card.model_dump(mode="json", exclude_defaults=True)
-        for table in (settings.get("inference", {}), *settings.get("adapters", {}).values()):
+        parts = (settings["retriever"], settings.get("inference", {}))
+        for table in (*parts, *settings.get("adapters", {}).values()):
             table.pop("sources", None)  # why a value was chosen, not what it is
         said["system"]["settings"] = settings
     return said

@@ -24,12 +24,41 @@ class DenseRetriever(Card):
     query: Literal["session", "query"] = "session"
 
 
+Template = Annotated[str, Field(pattern=r"\{text\}", examples=["query: {text}"])]
+"""A text with `{text}` where what is meant goes."""
+
+
 class EncoderRetriever(Card):
-    """An off-the-shelf sentence encoder (mean pooling), by backbone name."""
+    """A published embedding model, encoder or decoder, with its own prompts and pooling."""
 
     kind: Literal["encoder"]
     model: str
+    """Name of `backbones.toml`, `hub:<owner>/<name>@<commit>`, or a local folder."""
+    lora: str | None = None
+    """A peft adapter on it, likewise."""
     query: QueryForm = "session"
+    user: Template = "{text}"
+    """An utterance of the user in a session; `assistant` likewise."""
+    assistant: Template = "{text}"
+    separator: str = "\n"
+    """Between the utterances of a session."""
+    order: Literal["oldest_first", "newest_first"] = "oldest_first"
+    query_prompt: Template = "{text}"
+    passage_prompt: Template = "{text}"
+    closing: tuple[str, ...] = ()
+    """Special tokens at the end, in place of what the tokenizer adds there; never cut off."""
+    query_tokens: Positive = 256
+    """Most tokens of a query, special ones included; its oldest utterances go first."""
+    passage_tokens: Positive = 256
+    pooling: Literal["mean", "last", "cls"] = "mean"
+    """Of the last layer's states: their mean, that at the last token, or that at the first."""
+    pooled: Literal["all", "text"] = "all"
+    """Whether a mean counts the prompt's tokens before the text."""
+    attention: Literal["own", "bidirectional"] = "own"
+    """`bidirectional`: a decoder reads every token with all others in view."""
+    similarity: Literal["cosine", "dot"] = "cosine"
+    sources: dict[str, str] = {}
+    """As of an adapter's fields; part of no fingerprint."""
 
 
 class Bm25Retriever(Card):

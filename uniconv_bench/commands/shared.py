@@ -107,6 +107,16 @@ def tasks_of(given: Sequence[str], profile: Profile) -> list[str]:
     return [name for name in tasks if name not in left_out]
 
 
+def systems_of(given: Sequence[str], profile: Profile) -> list[str]:
+    """As `expanded`; `all` leaves out systems with no backbone at a profile, and says which."""
+    systems = expanded("system", given)
+    backbones = {name: registry.system_card(name)[0].backbone for name in systems}
+    left_out = [n for n, b in backbones.items() if b and profile not in b and n not in given]
+    if left_out:
+        note(f"left out of 'all', as they have no backbone at {profile}: {', '.join(left_out)}")
+    return [name for name in systems if name not in left_out]
+
+
 def _has_sample(name: str) -> bool:
     from uniconv_bench.prepare import sample_of
 
@@ -120,7 +130,7 @@ def pairs_of(
     if limit is not None and limit < 1:
         mend = "give 1 or more, or leave --limit out for all turns"
         raise UserError(f"--limit {limit} leaves no turn", mend=mend)
-    ones, others = tasks_of(tasks, profile), expanded("system", systems)
+    ones, others = tasks_of(tasks, profile), systems_of(systems, profile)
     pairs = [(one, other) for other in others for one in ones]
     if len(pairs) > 1:
         note(f"{len(ones)} tasks x {len(others)} systems: {len(pairs)} pairs")

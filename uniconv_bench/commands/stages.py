@@ -22,7 +22,6 @@ from uniconv_bench.commands.shared import (
     announce,
     announce_all,
     command_of,
-    expanded,
     next_step,
     note,
     one_task_for,
@@ -31,6 +30,7 @@ from uniconv_bench.commands.shared import (
     print_paths,
     progress,
     several_processes,
+    systems_of,
     tasks_of,
 )
 from uniconv_bench.errors import UserError
@@ -169,7 +169,7 @@ def train(
 
     rows = []
     trained: set[str] | None = set() if retrain else None
-    for name in expanded("system", system):
+    for name in systems_of(system, profile):
         card, _ = registry.system_card(name)
         tasks = [t for training in card.on(profile).adapters.values() for t in training.tasks]
         if tasks:

