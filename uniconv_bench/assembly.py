@@ -28,6 +28,7 @@ PARTS = {
     "llm": "uniconv_bench.uniconv.parts:LlmGenerator",
     "bm25": "uniconv_bench.baselines.bm25:Bm25Retriever",
     "encoder": "uniconv_bench.baselines.encoder:EncoderRetriever",
+    "rewrite": "uniconv_bench.baselines.rewrite:RewriteRetriever",
     "gold": "uniconv_bench.baselines.bounds:Bound",
     "none": "uniconv_bench.baselines.bounds:Bound",
 }

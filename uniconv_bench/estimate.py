@@ -15,6 +15,7 @@ from uniconv_bench.files import digest_of
 from uniconv_bench.progress import Silent
 from uniconv_bench.recording import RUN
 from uniconv_bench.system import Progress
+from uniconv_bench.system_cards import RewriteRetriever
 from uniconv_bench.task import load_task
 from uniconv_bench.uniconv.backbone import Backbone
 
@@ -108,6 +109,9 @@ def _todo(evaluation: Evaluation, missing: Sequence[str]) -> dict[str, float]:
         "generate": turns * (per_turn + writing) / reading if answers else 0.0,
         "score": 15.0,
     }
+    if isinstance(setup.card.retriever, RewriteRetriever):
+        rewriting = 5 * setup.card.retriever.rewrite_tokens
+        full["retrieve"] = turns * (SESSION_TOKENS + rewriting) / reading
     if setup.card.retriever.kind in ("bm25", *BOUNDS) or setup.is_given(evaluation.task):
         full["retrieve"] = 1.0
     if missing:

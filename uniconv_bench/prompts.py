@@ -17,6 +17,10 @@ from uniconv_bench.conversation import Passage, SessionMask, Turn, Utterance
 History = Literal["session", "query"]
 
 INSTRUCTION = "Answer the last question briefly. Use the passages if any are given."
+REWRITING = (
+    "Rewrite the last question of the conversation so that it can be understood without the "
+    "conversation. Write the rewritten question only."
+)
 OPENING = Utterance("user", "Hello.")
 """Stands before a history that the assistant opens: chat templates want the user first."""
 _MARK = "\u241eQUESTION\u241e"
@@ -117,11 +121,26 @@ class PromptFormat:
         start = len(session) + (1 if session_mask == "strict" else 2)
         return Prompt([*session, self.end, *self.evidence(passages), *closing], len(session), start)
 
+    def rewriting(self, turn: Turn) -> Prompt:
+        """Input for a self-contained question: the conversation as one text, oldest first.
+
+        Exchanges are dropped as in `session`.
+        """
+        past = list(turn.history)
+        while True:
+            said = [
+                f"{u.role.capitalize()}: {u.text}" for u in [*past, Utterance("user", turn.query)]
+            ]
+            ids = self._ids(self._render([Utterance("user", "\n".join(said))], REWRITING))
+            if len(ids) <= self.session_tokens or not past:
+                return Prompt(ids)
+            del past[: _exchange(past)]
+
     def response(self, text: str) -> list[int]:
         """A response as the generator should write it, closed by the end token."""
         return [*self._ids(text), self.end]
 
-    def _render(self, utterances: Sequence[Utterance]) -> str:
+    def _render(self, utterances: Sequence[Utterance], instruction: str = INSTRUCTION) -> str:
         messages: list[dict[str, str]] = []
         for said in utterances:
             # A dataset's lost or empty answer leaves one side speaking twice, which strict chat
@@ -131,9 +150,9 @@ class PromptFormat:
             else:
                 messages.append({"role": said.role, "content": said.text})
         if self._system_role:
-            messages.insert(0, {"role": "system", "content": INSTRUCTION})
+            messages.insert(0, {"role": "system", "content": instruction})
         else:
-            messages[0]["content"] = f"{INSTRUCTION}\n\n{messages[0]['content']}"
+            messages[0]["content"] = f"{instruction}\n\n{messages[0]['content']}"
         rendered: str = self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )

@@ -74,6 +74,28 @@ class BoundRetriever(Card):
     kind: Literal["gold", "none"]
 
 
+def _part(value: Any) -> str:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return "module:Class" if isinstance(kind, str) and ":" in kind else str(kind)
+
+
+class RewriteRetriever(Card):
+    """Another retriever, asked nothing but the question as a decoder rewrites it from the session.
+
+    The decoder is the system's backbone.
+    """
+
+    kind: Literal["rewrite"]
+    adapter: str | None = None
+    """Of the decoder; one of the card's `adapters`."""
+    rewrite_tokens: Positive = 64
+    """Most tokens of a rewrite."""
+    retriever: Annotated[
+        Annotated[Bm25Retriever, Tag("bm25")] | Annotated[EncoderRetriever, Tag("encoder")],
+        Discriminator(_part),
+    ]
+
+
 class LlmGenerator(Card):
     """A decoder that answers from session and evidence."""
 
@@ -90,15 +112,11 @@ class CustomPart(Card):
     settings: dict[str, Any] = {}
 
 
-def _part(value: Any) -> str:
-    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    return "module:Class" if isinstance(kind, str) and ":" in kind else str(kind)
-
-
 RetrieverCard = Annotated[
     Annotated[DenseRetriever, Tag("dense")]
     | Annotated[EncoderRetriever, Tag("encoder")]
     | Annotated[Bm25Retriever, Tag("bm25")]
+    | Annotated[RewriteRetriever, Tag("rewrite")]
     | Annotated[BoundRetriever, Tag("gold")]
     | Annotated[BoundRetriever, Tag("none")]
     | Annotated[CustomPart, Tag("module:Class")],
@@ -303,7 +321,7 @@ class SystemCard(Card):
             (self.retriever, "query", "retrieval_input"),
             (self.generator, "session_mask", "session_mask"),
         ):
-            if (name := getattr(part, "adapter", None)) is not None:
+            if (name := getattr(part, "adapter", None)) is not None and hasattr(part, asked):
                 used, trained = getattr(part, asked), getattr(self.adapters[name], field)
                 if used != trained:
                     raise ValueError(

@@ -29,8 +29,8 @@ CODE = (
 """What embeddings depend on; rankings and answers depend on more."""
 
 
-class _Decoder:
-    """What both halves share: weights, prompt format, fingerprint."""
+class Decoder:
+    """What all that a decoder does shares: weights, prompt format, fingerprint."""
 
     def __init__(self, adapter: str | None, context: Context):
         self.backbone = find_backbone(context.backbone)
@@ -67,7 +67,7 @@ class DenseRetriever:
     """Cosine of EOS embeddings of session and passage, searched exactly."""
 
     def __init__(self, card: DenseCard, context: Context):
-        self._decoder = _Decoder(card.adapter, context)
+        self._decoder = Decoder(card.adapter, context)
         self._query = card.query
 
     def fingerprint(self) -> Mapping[str, Any]:
@@ -103,7 +103,7 @@ class LlmGenerator:
     """Greedy answers from session and passages, at most `answer_tokens` of the task long."""
 
     def __init__(self, card: LlmCard, context: Context):
-        self._decoder = _Decoder(card.adapter, context)
+        self._decoder = Decoder(card.adapter, context)
         self._session_mask = card.session_mask
 
     def fingerprint(self) -> Mapping[str, Any]:

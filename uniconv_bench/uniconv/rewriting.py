@@ -1,0 +1,105 @@
+"""Self-contained questions: a decoder rewrites the current question of each turn from its session.
+
+Knows a decoder and prompts; nothing of retrieval.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from uniconv_bench.artefacts import folder_of, missing_artefact
+from uniconv_bench.conversation import Turn
+from uniconv_bench.decode import greedy
+from uniconv_bench.files import digest_of, digest_of_code, read_jsonl
+from uniconv_bench.prompts import PromptFormat
+from uniconv_bench.system import Context, Progress
+from uniconv_bench.uniconv.parts import Decoder
+
+REWRITES = "rewrites.jsonl"
+
+
+class Rewriter:
+    """Greedy rewrites, kept in the cache as `rewrites.jsonl`.
+
+    Args:
+        adapter: of the card, on the backbone; None: the backbone untrained.
+        tokens: most tokens of a rewrite.
+        context: backbone and limits.
+    """
+
+    def __init__(self, adapter: str | None, tokens: int, context: Context):
+        self._decoder = Decoder(adapter, context)
+        self._tokens = tokens
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Everything that a rewrite depends on beside the turns."""
+        return {
+            "rewriting": "greedy",
+            "tokens": self._tokens,
+            "batch_size": self._decoder.inference.decode_batch_size,
+            **self._decoder.fingerprint(),
+            "code_decode": digest_of_code("decode", "uniconv/rewriting"),
+        }
+
+    def rewritten(self, turns: Sequence[Turn], progress: Progress) -> list[Turn]:
+        """The turns, each with its rewrite as its query and with no history.
+
+        A turn that opens its conversation keeps its question, and so does one for which the
+        decoder writes nothing.
+        """
+        later = [turn for turn in turns if turn.history]
+        asked = [[t.turn_id, [[u.role, u.text] for u in t.history], t.query] for t in later]
+        fingerprint = {**self.fingerprint(), "turns": digest_of(asked)}
+        folder = folder_of("rewrites", self._decoder.task.name, fingerprint)
+        with missing_artefact(folder, fingerprint) as working:
+            if working is not None:
+                self._write(later, working / REWRITES, progress)
+        progress.note(f"  rewrites: {folder / REWRITES}")
+        found = {row["turn_id"]: row["rewrite"] for _, row in read_jsonl(folder / REWRITES)}
+        return [
+            replace(turn, query=found.get(turn.turn_id) or turn.query, history=(), rewrite=None)
+            for turn in turns
+        ]
+
+    def _write(self, turns: Sequence[Turn], path: Path, progress: Progress) -> None:
+        """Appends batch by batch; goes on after the last whole batch of a stopped run."""
+        size = self._decoder.inference.decode_batch_size
+        done = _whole_batches(path, size)
+        with progress.track("rewrite", len(turns)) as advance, path.open("a") as stream:
+            advance(done)
+            if done == len(turns):
+                return
+            model, form = self._decoder.load(progress)
+            for first in range(done, len(turns), size):
+                batch = turns[first : first + size]
+                texts = self._texts(model, form, batch)
+                for turn, text in zip(batch, texts, strict=True):
+                    row = {"turn_id": turn.turn_id, "query": turn.query, "rewrite": text}
+                    stream.write(json.dumps(row) + "\n")
+                stream.flush()
+                advance(len(batch))
+
+    def _texts(self, model: Any, form: PromptFormat, turns: Sequence[Turn]) -> list[str]:
+        """The first line that the decoder writes for each turn; empty for none."""
+        found = [""] * len(turns)
+        prompts = [form.rewriting(turn) for turn in turns]
+        for index, ids in greedy(
+            model, prompts, end=form.end, max_new_tokens=self._tokens, batch_size=len(prompts)
+        ):
+            text = form.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            found[index] = text.partition("\n")[0].strip()
+        return found
+
+
+def _whole_batches(path: Path, size: int) -> int:
+    """Number of rows of whole batches in an interrupted file; what follows them is cut off."""
+    if not path.exists():
+        return 0
+    lines = path.read_bytes().split(b"\n")[:-1]
+    whole = len(lines) - len(lines) % size
+    path.write_bytes(b"".join(line + b"\n" for line in lines[:whole]))
+    return whole
