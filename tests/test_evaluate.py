@@ -219,7 +219,7 @@ def test_an_adapter_is_trained_once_and_found_again(
     with monkeypatch.context() as patch:
         patch.setattr(
             "uniconv_bench.uniconv.training.train_adapter",
-            lambda *args: (_ for _ in ()).throw(InterruptedError),
+            lambda *args, **options: (_ for _ in ()).throw(InterruptedError),
         )
         with pytest.raises(InterruptedError):
             evaluate.train(str(path), "sample", retrain=set(), progress=Silent())
@@ -235,9 +235,9 @@ def test_systems_that_share_an_adapter_retrain_it_once(
 
     trained: list[str] = []
 
-    def counted(name: str, *args: Any) -> Any:
+    def counted(name: str, *args: Any, **options: Any) -> Any:
         trained.append(name)
-        return train_adapter(name, *args)
+        return train_adapter(name, *args, **options)
 
     train_adapter = training.train_adapter
     monkeypatch.setattr(training, "train_adapter", counted)

@@ -202,3 +202,23 @@ def test_a_session_is_read_once(form: PromptFormat) -> None:
     sessions = sum(len(q) - 1 for q in batch.queries)
     apart = sum(len(row.ids) for tree in rows for row in tree)
     assert sum(size(tree) for tree in rows) <= apart - sessions
+
+
+@pytest.mark.parametrize("tokens_at_once", [None, 1])
+@pytest.mark.parametrize("retrieval", [0.0, 1.0])
+def test_a_teachers_similarities_are_learnt_in_one_pass_as_in_several(
+    retrieval: float, tokens_at_once: int | None, tiny_model: Any, form: PromptFormat
+) -> None:
+    batch = batch_of(form)
+    teacher = torch.rand(len(batch.queries), len(batch.candidates))
+    batch = replace(batch, teacher=teacher)
+    learnt = {"retrieval": retrieval, "distillation": 3.0, "distillation_temperature": 0.2}
+    weights = replace(WEIGHTS, **learnt)
+    values, wanted = reference(tiny_model, batch, weights)
+    assert values["distillation"] > 0
+    tiny_model.zero_grad()
+    found = joint_step(tiny_model, batch, weights, END, tokens_at_once=tokens_at_once)
+    assert found == pytest.approx(values, rel=1e-4)
+    assert distance(gradients(tiny_model), wanted) < 1e-4
+    _, others = reference(tiny_model, batch, replace(weights, distillation=1.0))
+    assert distance(others, wanted) > 1e-2

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from uniconv_bench import evaluate
+from uniconv_bench import evaluate, registry
+from uniconv_bench.assembly import Setup
 from uniconv_bench.conversation import Turn, Utterance
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import cache_dir, read_jsonl
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.records import ResultRecord
-from uniconv_bench.registry import system_card
+from uniconv_bench.registry import system_card, system_names
 from uniconv_bench.runs import read_run
 from uniconv_bench.task import load_task
+from uniconv_bench.uniconv import mixture
 
 SMALL = """
 [backbone]
@@ -163,3 +166,168 @@ def test_an_ablation_learns_the_other_losses_and_still_does_both(
     (report,) = (cache_dir() / "adapters").glob("joint-*/training.json")
     log = json.loads(report.read_text())["log"]
     assert {name for row in log for name in row} & {"retrieval", "generation", "cii"} == learnt
+
+
+# --- several stages, several models --------------------------------------------------------------
+
+
+def trained(name: str) -> list[dict[str, Any]]:
+    """Reports of the adapters of a name in the cache, in the order of their training."""
+    paths = (cache_dir() / "adapters").glob(f"{name}-*/training.json")
+    return [json.loads(p.read_text()) for p in sorted(paths, key=lambda p: p.stat().st_mtime_ns)]
+
+
+def test_two_stages_train_the_first_where_the_second_is_lacking(
+    tmp_path: Path, private_cache: Path
+) -> None:
+    adapters = f"[adapters.first]\n{TINY_TRAINING}[adapters.joint]\n{TINY_TRAINING}"
+    path = derived(tmp_path, "uniconv-two-stage", adapters)
+    setup = Setup.of(path, "sample", Silent())
+    assert setup.to_train() == ["first", "joint"]
+    record = run(path)
+    (first,), (second,) = trained("first"), trained("joint")
+    assert {"retrieval", "generation"} <= first["log"][0].keys() and "cii" not in first["log"][0]
+    assert "cii" in second["log"][0] and "retrieval" not in second["log"][0]
+    assert second["start"]["adapter"] == "first"
+    assert list(record.system.adapters) == ["joint"]
+    for folder in (cache_dir() / "adapters").glob("first-*"):
+        shutil.rmtree(folder)
+    assert setup.to_train() == []  # the second is whole without the first
+    Path(path).write_text(Path(path).read_text().replace("lora =", "seed = 4\nlora =", 1))
+    assert Setup.of(path, "sample", Silent()).to_train() == ["first", "joint"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ('[adapters.joint]\nstart = "fist"\n', "'fist' is not declared"),
+        ('[adapters.first]\nstart = "joint"\n', "goes in a circle"),
+        ("[adapters.first.lora]\nr = 3\n", "make the lora of 'first' the same"),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused(changes: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=told):
+        system_card(derived(tmp_path, "uniconv-two-stage", changes))
+
+
+def student_of(folder: Path, teacher: str, **distillation: Any) -> str:
+    settings = {"teacher": teacher, **distillation}
+    table = ", ".join(f"{key} = {json.dumps(value)}" for key, value in settings.items())
+    adapter = f"[adapters.joint]\n{TINY_TRAINING}distillation = {{ {table} }}\n"
+    return derived(folder, "uniconv-distilled", adapter)
+
+
+def test_a_student_learns_what_its_teacher_says_and_finds_alike(
+    tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = derived(tmp_path, "uniconv", f"[adapters.joint]\n{TINY_TRAINING}seed = 21\n")
+    seen: list[Any] = []
+
+    def watched(group: Any, *given: Any) -> Any:
+        seen.append([example.response for example in group])
+        return make_batch(group, *given)
+
+    make_batch = mixture.make_batch
+    monkeypatch.setattr(mixture, "make_batch", watched)
+    path = student_of(tmp_path, teacher)
+    assert Setup.of(path, "sample", Silent()).to_train() == ["joint"]
+    run(path)
+    of_teacher, of_student = trained("joint")
+    assert "distillation" not in of_teacher["log"][0]
+    assert all(row["distillation"] > 0 for row in of_student["log"])
+    data, said = seen[:2], seen[2:]  # each trained two steps, on the same turns
+    assert len(said) == 2 and data != said
+    written = {answer for group in data for answer in group}
+    assert not written & {answer for group in said for answer in group}
+
+
+def test_a_student_is_another_one_with_another_teacher(tmp_path: Path, private_cache: Path) -> None:
+    teacher = derived(tmp_path, "uniconv", f"[adapters.joint]\n{TINY_TRAINING}")
+
+    def identity(**distillation: Any) -> dict[str, Any]:
+        path = student_of(tmp_path, teacher, **distillation)
+        return Setup.of(path, "sample", Silent()).identity("joint")
+
+    plain = identity()
+    assert plain == identity()
+    assert plain != identity(temperature=0.2)
+    assert plain != identity(responses="data")
+    Path(teacher).write_text(Path(teacher).read_text() + "seed = 22\n")
+    assert plain != identity()
+
+
+def test_teachers_that_cannot_teach_are_refused(tmp_path: Path) -> None:
+    itself = student_of(tmp_path, str(tmp_path / "tiny-uniconv-distilled.toml"))
+    with pytest.raises(UserError, match="in a circle"):
+        Setup.of(itself, "sample", Silent()).identity("joint")
+    words = derived(tmp_path, "bm25+llm")
+    with pytest.raises(UserError, match="has no embeddings.*choose a teacher of kind dense"):
+        Setup.of(student_of(tmp_path, words), "sample", Silent()).identity("joint")
+    path = student_of(tmp_path, words, similarity=0.0)
+    assert Setup.of(path, "sample", Silent()).identity("joint")["distillation"]
+
+
+# --- published models ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def peer(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """A random decoder, an adapter on it, and a tokenizer with the special tokens of all peers."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("peer")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    extra = ["</s>", "<|embed|>", "<|extra_0|>", "<|extra_1|>", "<|extra_2|>"]
+    tokenizer.add_special_tokens({"extra_special_tokens": extra})
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    torch.manual_seed(3)
+    model.resize_token_embeddings(len(tokenizer))
+    for name, saved in (("model", model), ("lora", get_peft_model(model, LoraConfig(r=2)))):
+        saved.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+PEERS = [
+    name
+    for name in system_names()
+    if (retriever := system_card(name)[0].retriever).kind == "encoder"
+    and retriever.model != "minilm"
+]
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_published_system_runs_with_local_weights(
+    name: str, peer: Path, tmp_path: Path, private_cache: Path
+) -> None:
+    lora = f'lora = "{peer / "lora"}"\n' if system_card(name)[0].retriever.lora else ""
+    path = derived(tmp_path, name, f'[retriever]\nmodel = "{peer / "model"}"\n{lora}')
+    record = run(path, limit=2)
+    assert {score.stage for score in record.scores} == {"retrieval", "generation"}
+    assert record.counts.missing_run == 0
+    with pytest.raises(UserError, match="names no backbone for profile sample"):
+        Setup.of(name, "sample", Silent())
+
+
+# --- a package of somebody else's -----------------------------------------------------------------
+
+
+def test_one_class_and_one_card_in_a_package_are_a_system(
+    private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent / "data" / "plugin")
+    registry._folders.cache_clear()
+    try:
+        assert "title-match" in system_names()
+        record = run("title-match")
+    finally:
+        registry._folders.cache_clear()
+    assert {score.stage for score in record.scores} == {"retrieval", "generation"}
+    task = load_task("qrecc", "sample", progress=Silent())
+    ranked = read_run(evaluate.outputs(record)["run.trec"])
+    for turn in turns(4):
+        asked = {w for w in " ".join(turn.asked("session")).lower().split() if len(w) > 3}
+        best, score = ranked[turn.turn_id][0]
+        assert score == len(asked & set(task.corpus[best].contents.lower().split())) > 0

@@ -37,6 +37,7 @@ from uniconv_bench.uniconv.losses import (
     loss_terms,
     masked_states,
     response_nll,
+    similarity_kl,
 )
 from uniconv_bench.uniconv.mixture import examples, groups, make_batch
 from uniconv_bench.uniconv.training import adapted, identity, learning_rate, train_adapter
@@ -593,3 +594,41 @@ def test_padding_does_not_reach_the_states(tiny_model: Any) -> None:
     alone = hidden_states(tiny_model, ROWS[:1], END)[0]
     padded = hidden_states(tiny_model, ROWS, END)[0, : len(ROWS[0])]
     torch.testing.assert_close(alone, padded, atol=1e-6, rtol=0)
+
+
+# --- several stages, several models --------------------------------------------------------------
+
+
+def test_similarity_kl_by_hand() -> None:
+    queries = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    candidates = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    teacher = torch.tensor([[0.5, 0.1], [0.2, 0.9]])
+
+    def softmax(row: Any) -> list[float]:
+        powers = [math.exp(value / 0.5) for value in row]
+        return [power / sum(powers) for power in powers]
+
+    total = 0.0
+    for own, wanted in zip(((1.0, 0.0), (0.6, 0.8)), teacher.tolist(), strict=True):
+        pairs = zip(softmax(wanted), softmax(own), strict=True)
+        total += sum(t * math.log(t / s) for t, s in pairs)
+    found = similarity_kl(queries, candidates, teacher, 0.5)
+    assert float(found) == pytest.approx(total / 2, abs=1e-6)
+    assert float(similarity_kl(queries, candidates, queries @ candidates.T, 0.5)) == 0.0
+
+
+def test_training_goes_on_from_the_weights_of_another_adapter(tmp_path: Path) -> None:
+    first = trained(tmp_path / "first", training())
+    (tmp_path / "second").mkdir()
+    still = training(learning_rate=1e-12, seed=99, max_steps=1)
+    train_adapter(
+        *("toy", tiny(), still, INFERENCE, [task()], tmp_path / "second", Silent()),
+        origin=tmp_path / "first",
+    )
+    second = load_file(tmp_path / "second" / "adapter_model.safetensors")
+    assert second.keys() == first.keys()
+    assert all(torch.equal(second[name], first[name]) for name in first)
+    alone = trained(tmp_path / "alone", still)
+    assert not all(torch.equal(alone[name], first[name]) for name in first)
+    report = json.loads((tmp_path / "second" / "training.json").read_text())
+    assert report["start"]["steps"] == 6 and report["steps"] == 1

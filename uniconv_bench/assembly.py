@@ -7,20 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uniconv_bench.artefacts import folder_of, missing_artefact, open_artefact
 from uniconv_bench.cards import Profile
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of
 from uniconv_bench.outside import built
+from uniconv_bench.progress import Silent
 from uniconv_bench.registry import adapter_folders, resolve, system_card
 from uniconv_bench.system import Context, Progress
 from uniconv_bench.system_cards import CustomPart, SystemCard
 from uniconv_bench.task import Task, load_task
 from uniconv_bench.uniconv.backbone import Backbone, checkpoint, find_backbone
+
+if TYPE_CHECKING:
+    from uniconv_bench.uniconv.distillation import Teacher
 
 WEIGHTS = "adapter_model.safetensors"
 PARTS = {
@@ -51,6 +55,8 @@ class Setup:
     """Tasks that are loaded already, perhaps from a folder of the person's own."""
     trained: set[str] = field(default_factory=set)
     """Adapters that this process trained from the first step."""
+    pupils: tuple[str, ...] = ()
+    """Systems that learn from this one, and those that learn from them."""
 
     @staticmethod
     def of(system: str, profile: Profile, progress: Progress) -> Setup:
@@ -90,7 +96,58 @@ class Setup:
             raise UserError("adapters need a [backbone]", where=self.path)
         training = self.card.adapters[name]
         tasks = [self.training_tasks[task] for task in training.tasks]
-        return identity(self.backbone, training, self.card.inference, tasks)
+        origins: dict[str, Any] = {}
+        if training.start is not None:
+            origins["start"] = digest_of(self.identity(training.start))
+        if training.distillation and (teacher := self.teacher(name)):
+            settings = training.distillation.model_dump(exclude={"teacher"}, exclude_defaults=True)
+            origins["distillation"] = {**settings, "teacher": digest_of(teacher.ability())}
+        return identity(self.backbone, training, self.card.inference, tasks, **origins)
+
+    def teacher(self, name: str) -> Setup | None:
+        """The system that an adapter learns from, at the same profile.
+
+        Raises:
+            UserError: it learns from this one, or has no retriever whose similarities are learnt.
+        """
+        distillation = self.card.adapters[name].distillation
+        if distillation is None:
+            return None
+        teacher = Setup.of(distillation.teacher, self.profile, self.progress)
+        teacher.tasks, teacher.pupils = self.tasks, (*self.pupils, self.card.name)
+        where = f"{self.path}, adapters.{name}.distillation"
+        if teacher.card.name in teacher.pupils:
+            raise UserError("systems learn from each other in a circle", where=where)
+        if distillation.similarity and teacher.card.retriever.kind != "dense":
+            mend = "set similarity = 0.0, or choose a teacher of kind dense"
+            raise UserError(f"{teacher.card.name} has no embeddings", where=where, mend=mend)
+        return teacher
+
+    def ability(self) -> dict[str, Any]:
+        """What this system's similarities and answers come from."""
+        card = self.card.model_dump(
+            mode="json", include={"retriever", "generator", "inference"}, exclude_defaults=True
+        )
+        card.get("inference", {}).pop("sources", None)
+        adapters = {name: digest_of(self.identity(name)) for name in self.used_adapters()}
+        return {**card, "backbone": self.backbone and self.backbone.revision, "adapters": adapters}
+
+    def _at_hand(self, teacher: Setup, name: str) -> Teacher:
+        """A teacher for an adapter, its own adapters found or trained."""
+        from uniconv_bench.uniconv.distillation import Teacher
+
+        teacher.fit()
+        training = self.card.adapters[name]
+        assert training.distillation is not None
+        tasks = [self.training_tasks[task] for task in training.tasks]
+        longest = max(tasks, key=lambda task: task.card.answer_tokens)
+        return Teacher(
+            teacher.part("retriever", longest) if training.distillation.similarity else None,
+            teacher.part("generator", longest)
+            if training.distillation.responses == "teacher"
+            else None,
+            Silent(),
+        )
 
     def used_adapters(self) -> list[str]:
         """Names of the adapters that retriever and generator ask for."""
@@ -109,12 +166,14 @@ class Setup:
                 return folder
         return None
 
-    def train(self, name: str, *, anew: bool = False) -> Path:
+    def train(self, name: str, start: Path | None, *, anew: bool = False) -> Path:
         """Trains an adapter into the cache, going on from where a stopped training was.
 
         Of several processes the first holds the artefact; all train if it says so.
 
         Args:
+            name: of the adapter on the card.
+            start: of the adapter that it begins with, if any.
             anew: even if the cache holds it.
         """
         from uniconv_bench.uniconv.processes import Processes
@@ -125,11 +184,17 @@ class Setup:
         folder = folder_of("adapters", name, identity)
         tasks = [self.training_tasks[task] for task in training.tasks]
         assert self.backbone is not None
-        given = (name, self.backbone, training, self.card.inference, tasks)
+        teacher = self.teacher(name)
+        learn = partial(
+            train_adapter,
+            *(name, self.backbone, training, self.card.inference, tasks),
+            origin=start,
+            teacher=self._at_hand(teacher, name) if teacher else None,
+        )
         processes = Processes.joined()
         if not processes.first:
             if processes.told(False):
-                train_adapter(*given, None, self.progress, processes)
+                learn(None, self.progress, processes)
             processes.told(False)  # the artefact is whole
             return folder
         # transformers saves no model in any other process than the first, and says nothing.
@@ -139,7 +204,7 @@ class Setup:
             if working is not None:
                 if not any(working.iterdir()):
                     self.trained.add(name)
-                train_adapter(*given, working, self.progress, processes)
+                learn(working, self.progress, processes)
         processes.told(True)
         return folder
 
@@ -167,15 +232,29 @@ class Setup:
                 shipped, except those whose identity's digest is in it; gets those trained.
         """
         for name in self.used_adapters():
-            found = self._to_find(name, retrain)
-            self.adapters[name] = found or self.train(name, anew=retrain is not None)
-            if retrain is not None:
-                retrain.add(digest_of(self.identity(name)))
+            self.adapters[name] = self._fitted(name, retrain)
         return self.adapters
+
+    def _fitted(self, name: str, retrain: set[str] | None) -> Path:
+        found = self._to_find(name, retrain)
+        if found is None:
+            first = self.card.adapters[name].start
+            start = None if first is None else self._fitted(first, retrain)
+            found = self.train(name, start, anew=retrain is not None)
+        if retrain is not None:
+            retrain.add(digest_of(self.identity(name)))
+        return found
 
     def to_train(self, retrain: Collection[str] | None = None) -> list[str]:
         """The adapters that `fit` would train."""
-        return [name for name in self.used_adapters() if self._to_find(name, retrain) is None]
+        found: list[str] = []
+        waiting = self.used_adapters()
+        while waiting:
+            name = waiting.pop()
+            if name not in found and self._to_find(name, retrain) is None:
+                found.append(name)
+                waiting += filter(None, [self.card.adapters[name].start])
+        return sorted(found)
 
     def _to_find(self, name: str, retrain: Collection[str] | None) -> Path | None:
         if retrain is not None and digest_of(self.identity(name)) not in retrain:

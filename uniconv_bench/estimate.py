@@ -128,7 +128,9 @@ def _todo(evaluation: Evaluation, missing: Sequence[str]) -> dict[str, float]:
 
 def _training_seconds(setup: Setup, names: Sequence[str]) -> float:
     _, training = _rates(setup.backbone)
-    return sum(_training_tokens(setup, name) for name in names) / training
+    own = sum(_training_tokens(setup, name) for name in names) / training
+    teachers = filter(None, (setup.teacher(name) for name in names))
+    return own + sum(_training_seconds(teacher, teacher.to_train()) for teacher in teachers)
 
 
 def _training_tokens(setup: Setup, name: str) -> float:

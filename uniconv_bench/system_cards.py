@@ -211,6 +211,19 @@ class ByProfile(Card):
             ) from error
 
 
+class Distillation(Card):
+    """What an adapter learns from another system at the same profile, beside its data."""
+
+    teacher: str
+    """The system, by name or by the path of its card."""
+    similarity: float = Field(default=1.0, ge=0)
+    """Weight of KL(teacher || adapter) over the similarities of a turn and a step's candidates."""
+    temperature: float = Field(default=0.05, gt=0)
+    """Of both sides' similarities."""
+    responses: Literal["data", "teacher"] = "teacher"
+    """Whose response to a training turn is its response; the teacher sees the gold passages."""
+
+
 class Training(ByProfile):
     """How one adapter is trained. Defaults follow the closest peers where the paper is silent."""
 
@@ -240,6 +253,9 @@ class Training(ByProfile):
     """Of L_R's cosine similarities."""
     hard_negatives: int = Field(default=1, ge=0)
     """Passages per turn drawn from its BM25 neighbours that are not gold."""
+    start: str | None = None
+    """Another of the card's adapters, with whose weights training begins; none: at random."""
+    distillation: Distillation | None = None
     lora: Lora = Lora()
     learning_rate: float = Field(default=1e-4, gt=0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -317,6 +333,8 @@ class SystemCard(Card):
             name = getattr(part, "adapter", None)
             if name is not None and name not in self.adapters:
                 raise ValueError(f"adapter {name!r} is used but not declared under [adapters]")
+        for name, training in self.adapters.items():
+            self._check_start(name, training)
         for part, asked, field in (
             (self.retriever, "query", "retrieval_input"),
             (self.generator, "session_mask", "session_mask"),
@@ -329,3 +347,19 @@ class SystemCard(Card):
                         f"{trained!r}: make them the same"
                     )
         return self
+
+    def _check_start(self, name: str, training: Training) -> None:
+        """Refuses a first adapter that is not there, of another shape, or trained from its own."""
+        before = [name]
+        while training.start is not None:
+            where = f"adapters.{before[-1]}.start"
+            if training.start not in self.adapters:
+                raise ValueError(f"{where}: {training.start!r} is not declared under [adapters]")
+            if training.start in before:
+                raise ValueError(f"{where}: goes in a circle")
+            above = self.adapters[training.start]
+            shape = {"r", "alpha", "targets"}
+            if above.lora.model_dump(include=shape) != training.lora.model_dump(include=shape):
+                raise ValueError(f"{where}: make the lora of {training.start!r} the same")
+            before.append(training.start)
+            training = above

@@ -17,7 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from uniconv_bench.uniconv.losses import Batch, Weights, cii_loss, in_places, info_nce
+from uniconv_bench.uniconv.losses import (
+    Batch,
+    Weights,
+    cii_loss,
+    in_places,
+    info_nce,
+    similarity_kl,
+)
 from uniconv_bench.uniconv.processes import Processes
 from uniconv_bench.uniconv.tree import Path, pack, size
 from uniconv_bench.uniconv.tree import Row as TreeRow
@@ -129,7 +136,8 @@ def joint_step(
 def _trees(batch: Batch, weights: Weights) -> list[list[_Row]]:
     """A tree a turn, then one a text that contrasts embed beside the sessions."""
     turns = range(len(batch.queries))
-    judged = [i for i in turns if weights.retrieval and batch.positives[i] is not None]
+    compares = weights.retrieval or weights.distillation
+    judged = [i for i in turns if compares and batch.positives[i] is not None]
     embeds = weights.cii_score == "embedding"
     trees: list[list[_Row]] = [[] for _ in turns]
     for i in turns:
@@ -221,7 +229,7 @@ def _hidden(causal: Any, trees: Sequence[list[_Row]], end: int) -> tuple[Tensor,
 def _contrasts(
     table: Tensor, scores: Tensor, line: dict[Key, int], batch: Batch, weights: Weights
 ) -> dict[str, Tensor]:
-    """L_R and L_CII over the embeddings, or likelihoods, of the whole batch.
+    """L_R, what a teacher adds to it, and L_CII over what was read of the whole batch.
 
     Args:
         table: (K, d) embeddings.
@@ -243,6 +251,13 @@ def _contrasts(
             batch.allowed[judged].to(table.device),
             weights.temperature,
         )
+        if batch.teacher is not None:
+            found["distillation"] = similarity_kl(
+                of("query", judged),
+                of("candidate", range(len(batch.candidates))),
+                batch.teacher[judged].to(table.device),
+                weights.distillation_temperature,
+            )
     if weights.cii and batch.contrasts:
         if weights.cii_score == "embedding":
             anchors = of("anchor", range(len(batch.anchors)))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from uniconv_bench.conversation import Passage
 from uniconv_bench.prompts import Prompt
 from uniconv_bench.system_cards import CiiScore
 from uniconv_bench.uniconv.embedding import embed, hidden_states
@@ -52,6 +53,8 @@ class Batch:
         anchors: of L_CII: to be embedded, or to be gone on from, as its score asks.
         targets: responses: texts to embed, or what goes on from an anchor.
         contrasts: of the turns that have a right and a wrong pair of those.
+        passages: what `candidates` are the ids of.
+        teacher: (B, N) float32, another system's similarities of turns and candidates, if any.
     """
 
     queries: list[list[int]]
@@ -63,6 +66,8 @@ class Batch:
     anchors: list[Anchor]
     targets: list[list[int]]
     contrasts: list[Contrast]
+    passages: tuple[Passage, ...] = ()
+    teacher: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -90,6 +95,8 @@ class Weights:
     temperature: float
     cii_temperature: float
     cii_score: CiiScore = "embedding"
+    distillation: float = 0.0
+    distillation_temperature: float = 1.0
 
 
 def info_nce(
@@ -139,6 +146,21 @@ def cii_loss(scores: Tensor, contrasts: Sequence[Contrast], tau: float, score: C
             return (each.sum(1) / keep.sum(1)).mean()
         margins = margins.masked_fill(~keep, float("-inf"))
         return torch.cat([torch.zeros_like(margins[:, :1]), margins], 1).logsumexp(1).mean()
+
+
+def similarity_kl(queries: Tensor, candidates: Tensor, teacher: Tensor, tau: float) -> Tensor:
+    """Mean over turns of KL(softmax(teacher / tau) || softmax(cos / tau)), in float32.
+
+    Args:
+        queries: (B, d), unit length.
+        candidates: (N, d), unit length.
+        teacher: (B, N) similarities.
+        tau: temperature of both.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        own = functional.log_softmax(queries.float() @ candidates.float().T / tau, -1)
+        wanted = functional.log_softmax(teacher.float() / tau, -1)
+        return functional.kl_div(own, wanted, reduction="batchmean", log_target=True)
 
 
 def response_nll(model: Any, prompts: list[Prompt], responses: list[list[int]], pad: int) -> Tensor:
@@ -195,13 +217,20 @@ def loss_terms(
     """
     device = model.device
     judged = [i for i, position in enumerate(batch.positives) if position is not None]
-    if weights.retrieval and judged:
+    if (weights.retrieval or weights.distillation) and judged:
         positive = torch.tensor([batch.positives[i] for i in judged], device=device)
         queries = embed(model, [batch.queries[i] for i in judged], pad)
         candidates = embed(model, batch.candidates, pad)
         allowed = batch.allowed[judged].to(device)
         loss = info_nce(queries, candidates, positive, allowed, weights.temperature)
         yield "retrieval", weights.retrieval, loss
+        if batch.teacher is not None:
+            teacher = batch.teacher[judged].to(device)
+            # Its own graph: each term runs backward by itself.
+            queries = embed(model, [batch.queries[i] for i in judged], pad)
+            candidates = embed(model, batch.candidates, pad)
+            loss = similarity_kl(queries, candidates, teacher, weights.distillation_temperature)
+            yield "distillation", weights.distillation, loss
     answered = [(p, r) for p, r in zip(batch.prompts, batch.responses, strict=True) if r]
     if weights.generation and answered:
         # Like lengths together, so that little is padded.

@@ -188,6 +188,7 @@ def make_batch(
         anchors=anchors,
         targets=targets,
         contrasts=contrasts,
+        passages=tuple(candidates.values()),
     )
 
 

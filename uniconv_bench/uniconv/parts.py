@@ -98,6 +98,18 @@ class DenseRetriever:
         for turn, ranking in zip(turns, rankings, strict=True):
             yield turn.turn_id, ranking
 
+    def similarities(
+        self, turns: Sequence[Turn], passages: Sequence[Passage], progress: Progress
+    ) -> Any:
+        """(turns, passages) float32 cosines."""
+        model, form = self._decoder.load(progress)
+        embed = _embedder(model, form.end)
+        rows = [form.query(turn, self._query) for turn in turns]
+        rows += [form.passage(passage) for passage in passages]
+        batch_tokens = self._decoder.inference.encode_batch_tokens
+        vectors = encode_rows(rows, embed, batch_tokens, lambda count: None)
+        return vectors[: len(turns)] @ vectors[len(turns) :].T
+
 
 class LlmGenerator:
     """Greedy answers from session and passages, at most `answer_tokens` of the task long."""

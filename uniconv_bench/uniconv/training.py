@@ -23,13 +23,14 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of, digest_of_code, read_json, write_json
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.system import Progress
-from uniconv_bench.system_cards import Inference, Training
+from uniconv_bench.system_cards import Distillation, Inference, Training
 from uniconv_bench.task import Task
 from uniconv_bench.uniconv.backbone import Backbone, device, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from uniconv_bench.uniconv.distillation import Teacher
     from uniconv_bench.uniconv.processes import Processes
 
 LIBRARIES = ("accelerate", "peft", "tokenizers", "torch", "transformers")
@@ -41,22 +42,37 @@ NO_MATTER = ("checkpoint_steps", "tokens_at_once")
 """Settings that change no weight beyond rounding."""
 CODE = (
     *("conversation", "definitions", "index", "prompts"),
-    *("uniconv/backbone", "uniconv/joint", "uniconv/losses", "uniconv/mixture"),
-    *("uniconv/processes", "uniconv/samples", "uniconv/training", "uniconv/tree"),
+    *("uniconv/backbone", "uniconv/distillation", "uniconv/joint", "uniconv/losses"),
+    *("uniconv/mixture", "uniconv/processes", "uniconv/samples", "uniconv/training"),
+    "uniconv/tree",
 )
 """What training runs through, for its report."""
 
 
 def identity(
-    backbone: Backbone, training: Training, inference: Inference, tasks: list[Task]
+    backbone: Backbone,
+    training: Training,
+    inference: Inference,
+    tasks: list[Task],
+    **origins: Any,
 ) -> dict[str, Any]:
     """What an adapter is trained from: two adapters of equal identity are interchangeable.
 
     Of the code it names the `RECIPE` alone, and of the settings what differs from the defaults, so
     that an adapter outlives a tidying; `training.json` beside the weights records code and machine.
+
+    Args:
+        backbone: what it adapts.
+        training: its card.
+        inference: lengths of session and passage.
+        tasks: whose training turns are mixed.
+        origins: under the names of the card's fields, what identifies the adapter that it starts
+            with and what it learns from a teacher, if any.
     """
     settings = training.model_dump(
-        mode="json", exclude={"sources", *NO_MATTER}, exclude_defaults=True
+        mode="json",
+        exclude={"sources", "start", "distillation", *NO_MATTER},
+        exclude_defaults=True,
     )
     return {
         "recipe": RECIPE,
@@ -65,6 +81,7 @@ def identity(
         "session_tokens": inference.session_tokens,
         "passage_tokens": inference.passage_tokens,
         "data": {task.card.name: _supervision(task) for task in tasks},
+        **origins,
     }
 
 
@@ -88,6 +105,9 @@ def train_adapter(
     working: Path | None,
     progress: Progress,
     processes: Processes | None = None,
+    *,
+    origin: Path | None = None,
+    teacher: Teacher | None = None,
 ) -> None:
     """Trains from the last checkpoint in `working`, if any, and leaves the adapter there.
 
@@ -103,6 +123,8 @@ def train_adapter(
         progress: told of every step.
         processes: that share every step's work, None being one alone; the weights are the same to
             rounding, however many there are.
+        origin: folder of the adapter whose weights it begins with; None: its own random ones.
+        teacher: of its `distillation`, if it has one.
     """
     import torch
     from accelerate import Accelerator
@@ -134,6 +156,8 @@ def train_adapter(
         steps = with_samples(steps, backbone, untrained, form, longest, training.seed, progress)
         plan = [(epoch, group) for (epoch, _), group in zip(plan, steps, strict=True)]
     model = adapted(untrained, training)
+    if origin is not None:
+        _begin_with(model, origin)
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     optimiser = torch.optim.AdamW(
         parameters.values(), lr=training.learning_rate, weight_decay=training.weight_decay
@@ -145,6 +169,7 @@ def train_adapter(
         temperature=training.temperature,
         cii_temperature=training.cii_temperature,
         cii_score=training.cii_score,
+        **_learnt(training.distillation),
     )
     model.train()
     if log:
@@ -153,11 +178,13 @@ def train_adapter(
         advance(len(log))
         for step, (epoch, group) in enumerate(plan[len(log) :], len(log)):
             start = time.perf_counter()
-            torch.manual_seed(training.seed * 1_000_003 + step)  # dropout
             rate = learning_rate(step, len(plan), training)
             for settings in optimiser.param_groups:
                 settings["lr"] = rate
+            group = teacher.answered(group) if teacher else group
             batch = make_batch(group, training, form, random.Random(f"{training.seed}:{step}"))
+            batch = teacher.judged(batch, group) if teacher else batch
+            torch.manual_seed(training.seed * 1_000_003 + step)  # dropout
             terms = joint_step(
                 model,
                 batch,
@@ -207,6 +234,9 @@ def train_adapter(
         "trainable_parameters": sum(p.numel() for p in parameters.values()),
         "log": log,
     }
+    if origin is not None:
+        first = read_json(origin / "training.json")
+        report["start"] = {key: value for key, value in first.items() if key != "log"}
     _save(model, backbone, working)
     write_json(working / "training.json", report)
     shutil.rmtree(working / CHECKPOINT, ignore_errors=True)
@@ -238,6 +268,22 @@ def adapted(model: Any, training: Training) -> Any:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
+
+
+def _begin_with(model: Any, folder: Path) -> None:
+    """Gives an adapter the weights of another one of its shape."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+
+
+def _learnt(distillation: Distillation | None) -> dict[str, float]:
+    """Weight and temperature of a teacher's similarities."""
+    if distillation is None:
+        return {}
+    temperature = distillation.temperature
+    return {"distillation": distillation.similarity, "distillation_temperature": temperature}
 
 
 def learning_rate(step: int, steps: int, training: Training) -> float:
