@@ -1,0 +1,1 @@
+"""A system of somebody else's, in a package of their own."""
