@@ -125,6 +125,7 @@ def _readable(path: Path) -> ResultRecord | None:
 
 def _said(record: ResultRecord) -> dict[str, Any]:
     said = record.model_dump(mode="json", exclude={"provenance", "digest"})
+    del said["task"]["card_digest"]  # what of a card's words matters shows in data and scores
     with suppress(ValidationError):  # a card of before some field, or of another version
         card = SystemCard.model_validate_json(json.dumps(said["system"]["settings"]))
         settings = card.model_dump(mode="json", exclude_defaults=True)
