@@ -30,9 +30,9 @@ class Silent:
     @contextmanager
     def track(
         self, label: str, total: int, unit: Literal["", "B"] = ""
-    ) -> Iterator[Callable[[int], None]]:
+    ) -> Iterator[Callable[..., None]]:
         """A context whose value does nothing."""
-        yield lambda n: None
+        yield lambda count, told="": None
 
     def note(self, message: str) -> None:
         """Drops the message."""
@@ -106,7 +106,7 @@ class Bars:
     @contextmanager
     def track(
         self, label: str, total: int, unit: Literal["", "B"] = ""
-    ) -> Iterator[Callable[[int], None]]:
+    ) -> Iterator[Callable[..., None]]:
         """Shows the work of one stage while the context is open."""
         pace = Pace(total, self._clock)
         show = self._bar if self.console.is_terminal else self._lines
@@ -117,29 +117,30 @@ class Bars:
             self.note(f"  {label}: {_amount(total or pace.done, unit)} in {seconds:.1f} s")
 
     @contextmanager
-    def _bar(self, label: str, pace: Pace, unit: str) -> Iterator[Callable[[int], None]]:
+    def _bar(self, label: str, pace: Pace, unit: str) -> Iterator[Callable[..., None]]:
         columns = (
             TextColumn("  {task.description}"),
             BarColumn(),
             DownloadColumn() if unit else MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             _Left(pace),
+            TextColumn("{task.fields[told]}"),
         )
         with RichProgress(*columns, console=self.console, transient=True) as bars:
-            bar = bars.add_task(label, total=pace.total or None, rate="")
+            bar = bars.add_task(label, total=pace.total or None, rate="", told="")
 
-            def advance(count: int) -> None:
+            def advance(count: int, told: str = "") -> None:
                 pace.count(count)
                 rate = pace.done / max(self._clock() - pace.start, 1e-9)
-                bars.update(bar, advance=count, rate=f"{_amount(rate, unit)}/s")
+                bars.update(bar, advance=count, rate=f"{_amount(rate, unit)}/s", told=told)
 
             yield advance
 
     @contextmanager
-    def _lines(self, label: str, pace: Pace, unit: str) -> Iterator[Callable[[int], None]]:
+    def _lines(self, label: str, pace: Pace, unit: str) -> Iterator[Callable[..., None]]:
         last = pace.start
 
-        def advance(count: int) -> None:
+        def advance(count: int, told: str = "") -> None:
             nonlocal last
             left = pace.left()  # of whole bursts, as this item may be the first of one
             pace.count(count)
@@ -153,7 +154,7 @@ class Bars:
             far = f"{_amount(pace.done, unit)}/{_amount(pace.total, unit)}"
             rate = f", {_amount(pace.done / (now - pace.start), unit)}/s" if unit else ""
             rest = "" if left is None else f", about {duration(left)} left"
-            self.note(f"  {label}: {far}{rate}{rest}")
+            self.note(f"  {label}: {far}{rate}{rest}{told and f'; {told}'}")
 
         yield advance
 

@@ -6,7 +6,7 @@ A third party implements `Retriever` or `Generator` and names the class on a car
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,19 @@ Ranking = list[tuple[str, float]]
 """(passage_id, score), best first."""
 
 
+class Advance(Protocol):
+    """Counts work as done."""
+
+    def __call__(self, count: int, told: str = "") -> None:
+        """That many more items, or bytes, are done; `told` is how it goes, in a few words."""
+
+
 class Progress(Protocol):
     """Shows how far long work has come; `evaluate` passes one to every stage."""
 
     def track(
         self, label: str, total: int, unit: Literal["", "B"] = ""
-    ) -> AbstractContextManager[Callable[[int], None]]:
+    ) -> AbstractContextManager[Advance]:
         """A context whose value is called with the number of items, or bytes, just done.
 
         A `total` of 0 is unknown.
