@@ -16,11 +16,16 @@ from test_joint import WEIGHTS, batch_of, distance, gradients
 from test_uniconv import END, trained, training
 
 from uniconv_bench.cli import main
+from uniconv_bench.errors import UserError
 from uniconv_bench.files import CACHE
+from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import PromptFormat
-from uniconv_bench.system_cards import Lora
+from uniconv_bench.system_cards import Lora, Validation
+from uniconv_bench.uniconv import training as training_module
+from uniconv_bench.uniconv.backbone import find_backbone, load_model
 from uniconv_bench.uniconv.joint import joint_step
 from uniconv_bench.uniconv.processes import Processes
+from uniconv_bench.uniconv.training import adapted
 
 HERE = Path(__file__).parent
 START = """
@@ -33,12 +38,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 sys.path.insert(0, sys.argv[1])
 from test_joint import INFERENCE, WEIGHTS, batch_of, gradients
 from test_uniconv import END, Stopped, StopAfter, task, tiny, training
-from uniconv_bench.system_cards import Lora
+from uniconv_bench.system_cards import Lora, Validation
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.uniconv.joint import joint_step
 from uniconv_bench.uniconv.processes import Processes
-from uniconv_bench.uniconv.training import train_adapter
+from uniconv_bench.uniconv.backbone import find_backbone, load_model, load_tokenizer
+from uniconv_bench.uniconv.training import adapted, train_adapter
+from uniconv_bench.uniconv.sharding import shard
+PLAIN = training(lora=Lora(r=4, alpha=8, dropout=0.0))
 processes = Processes.joined()
 out = Path(sys.argv[2])
 """
@@ -56,7 +64,8 @@ for tokens in (None, 500):
 Processes.parted()
 """
 TRAINING = """
-chosen = training(checkpoint_steps=2, lora=Lora(r=4, alpha=8, dropout=0.0))
+lora = Lora(r=4, alpha=8, dropout=0.0)
+chosen = training(checkpoint_steps=2, lora=lora, validation=Validation(share=0.25, every=2))
 def train(name, progress=None):
     folder = out / name
     folder.mkdir(exist_ok=True)
@@ -73,6 +82,31 @@ processes.told(None)
 train("stopped")
 Processes.parted()
 """
+SHARDED = """
+torch.manual_seed(0)
+model = adapted(load_model(find_backbone("random-tiny"), "float32", Silent()), PLAIN)
+shard(model)
+model.eval()
+tokenizer = load_tokenizer(find_backbone("random-tiny"), Silent())
+form = PromptFormat(tokenizer, INFERENCE.session_tokens, INFERENCE.passage_tokens)
+layers = model.get_base_model().base_model.layers
+for tokens in (None, 400):
+    model.zero_grad()
+    terms = joint_step(
+        model, batch_of(form), WEIGHTS, END, tokens_at_once=tokens, processes=processes
+    )
+    save_file(gradients(model), out / f"{processes.rank}-{tokens}.safetensors")
+    frozen = [p for p in layers.parameters() if not p.requires_grad]
+    told = {
+        "terms": terms,
+        "held": sum(p.to_local().numel() for p in frozen),
+        "whole": sum(p.numel() for p in frozen),
+    }
+    (out / f"{processes.rank}-{tokens}.json").write_text(json.dumps(told))
+Processes.parted()
+"""
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+PLAIN = training(lora=Lora(r=4, alpha=8, dropout=0.0))
 COMMAND = """
 import runpy
 import sys
@@ -95,6 +129,7 @@ def together(script: str, *arguments: Path, **environment: str) -> subprocess.Co
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
+        timeout=500,  # processes that disagree wait for each other
     )
     assert launched.returncode == 0, launched.stderr
     return launched
@@ -135,14 +170,74 @@ def test_two_processes_train_as_one_and_resume_to_the_same_bits(
         load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "stopped")
     )
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    trained(tmp_path / "alone", training(lora=Lora(r=4, alpha=8, dropout=0.0)))
+    chosen = training(
+        lora=Lora(r=4, alpha=8, dropout=0.0), validation=Validation(share=0.25, every=2)
+    )
+    trained(tmp_path / "alone", chosen)
     report, alone = (
         json.loads((tmp_path / name / "training.json").read_text()) for name in ("whole", "alone")
     )
     # Later steps drift apart: Adam's first ones follow the signs of gradients however small.
     for key in ("retrieval", "generation", "cii", "gradient_norm"):
         assert report["log"][0][key] == pytest.approx(alone["log"][0][key], rel=1e-4)
+    point, of_one = (found["validation"]["points"][0] for found in (report, alone))
+    for key in ("loss", "retrieval", "generation", "cii"):
+        assert point[key] == pytest.approx(of_one[key], rel=1e-4)
     assert report["device"].startswith("2 processes, each: ")
+
+
+@pytest.mark.slow
+def test_a_sharded_backbone_has_the_gradients_of_a_whole_one(
+    script: Any, tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    """At 400 tokens at once one process has 5 parts to read, the other 4 and an empty one."""
+    torch.manual_seed(0)
+    model = adapted(load_model(find_backbone("random-tiny"), "float32", Silent()), PLAIN)
+    model.eval()
+    alone = joint_step(model, batch_of(PromptFormat(tiny_tokenizer, 300, 60)), WEIGHTS, END)
+    wanted = gradients(model)
+    together(script(START + SHARDED), tmp_path, **FSDP2)
+    for tokens in (None, 400):
+        found = [load_file(tmp_path / f"{rank}-{tokens}.safetensors") for rank in (0, 1)]
+        assert distance(found[0], wanted) < 5e-5
+        assert all(torch.equal(found[0][name], found[1][name]) for name in wanted)
+        for rank in (0, 1):
+            told = json.loads((tmp_path / f"{rank}-{tokens}.json").read_text())
+            assert told["terms"] == pytest.approx(alone, rel=1e-5)
+            assert told["held"] < 0.6 * told["whole"]
+
+
+@pytest.mark.slow
+def test_a_sharded_backbone_trains_and_resumes_to_the_same_bits(
+    script: Any, tmp_path: Path
+) -> None:
+    together(script(START + TRAINING), tmp_path, **FSDP2)
+    whole, resumed = (
+        load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "stopped")
+    )
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"ACCELERATE_USE_DEEPSPEED": "true"}, {**FSDP2, "FSDP_VERSION": "1"}]
+)
+def test_other_ways_to_spread_a_model_are_refused(
+    asked: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", **asked}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="FSDP 2 alone"):
+        Processes.joined()
+
+
+def test_shipped_launch_configurations_are_accelerates() -> None:
+    """Of the settings that training reads."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    folder = Path(training_module.__file__).parent / "launch"
+    read = {path.stem: load_config_from_file(str(path)) for path in folder.glob("*.yaml")}
+    assert set(read) == {"fsdp2", "gpus"}
+    assert read["fsdp2"].fsdp_config["fsdp_version"] == 2
 
 
 @pytest.mark.slow

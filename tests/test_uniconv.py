@@ -384,10 +384,10 @@ class StopAfter(Silent):
         self.steps = steps
 
     @contextmanager
-    def track(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    def track(self, label: str, total: int) -> Iterator[Callable[..., None]]:
         done = 0
 
-        def advance(count: int) -> None:
+        def advance(count: int, told: str = "") -> None:
             nonlocal done
             done += count
             if label.startswith("train") and done >= self.steps:

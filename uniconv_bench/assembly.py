@@ -5,7 +5,7 @@ Knows registry, backbones and training; nothing of runs, scores or records.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from uniconv_bench.uniconv.backbone import Backbone, checkpoint, find_backbone
 
 if TYPE_CHECKING:
     from uniconv_bench.uniconv.distillation import Teacher
+    from uniconv_bench.uniconv.report import Tracker
 
 WEIGHTS = "adapter_model.safetensors"
 PARTS = {
@@ -57,6 +58,8 @@ class Setup:
     """Adapters that this process trained from the first step."""
     pupils: tuple[str, ...] = ()
     """Systems that learn from this one, and those that learn from them."""
+    tracker: Tracker | None = None
+    """Told of every training step."""
 
     @staticmethod
     def of(system: str, profile: Profile, progress: Progress) -> Setup:
@@ -99,6 +102,9 @@ class Setup:
         origins: dict[str, Any] = {}
         if training.start is not None:
             origins["start"] = digest_of(self.identity(training.start))
+        if training.hard_negatives_adapter is not None:
+            miner = self.identity(training.hard_negatives_adapter)
+            origins["hard_negatives_adapter"] = digest_of(miner)
         if training.distillation and (teacher := self.teacher(name)):
             settings = training.distillation.model_dump(exclude={"teacher"}, exclude_defaults=True)
             origins["distillation"] = {**settings, "teacher": digest_of(teacher.ability())}
@@ -166,14 +172,14 @@ class Setup:
                 return folder
         return None
 
-    def train(self, name: str, start: Path | None, *, anew: bool = False) -> Path:
+    def train(self, name: str, needed: Mapping[str, Path], *, anew: bool = False) -> Path:
         """Trains an adapter into the cache, going on from where a stopped training was.
 
         Of several processes the first holds the artefact; all train if it says so.
 
         Args:
             name: of the adapter on the card.
-            start: of the adapter that it begins with, if any.
+            needed: the adapters that it needs, by their names on the card.
             anew: even if the cache holds it.
         """
         from uniconv_bench.uniconv.processes import Processes
@@ -188,8 +194,10 @@ class Setup:
         learn = partial(
             train_adapter,
             *(name, self.backbone, training, self.card.inference, tasks),
-            origin=start,
+            origin=needed.get(training.start or ""),
             teacher=self._at_hand(teacher, name) if teacher else None,
+            miner=needed.get(training.hard_negatives_adapter or ""),
+            tracker=self.tracker,
         )
         processes = Processes.joined()
         if not processes.first:
@@ -238,9 +246,8 @@ class Setup:
     def _fitted(self, name: str, retrain: set[str] | None) -> Path:
         found = self._to_find(name, retrain)
         if found is None:
-            first = self.card.adapters[name].start
-            start = None if first is None else self._fitted(first, retrain)
-            found = self.train(name, start, anew=retrain is not None)
+            needed = {n: self._fitted(n, retrain) for n in self.card.adapters[name].needs}
+            found = self.train(name, needed, anew=retrain is not None)
         if retrain is not None:
             retrain.add(digest_of(self.identity(name)))
         return found
@@ -253,7 +260,7 @@ class Setup:
             name = waiting.pop()
             if name not in found and self._to_find(name, retrain) is None:
                 found.append(name)
-                waiting += filter(None, [self.card.adapters[name].start])
+                waiting += self.card.adapters[name].needs
         return sorted(found)
 
     def _to_find(self, name: str, retrain: Collection[str] | None) -> Path | None:

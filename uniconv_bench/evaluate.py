@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from uniconv_bench import metrics, records, runs
 from uniconv_bench.artefacts import folder_of, missing_artefact
@@ -39,6 +39,9 @@ from uniconv_bench.recording import (
 from uniconv_bench.records import ResultRecord
 from uniconv_bench.system import Answer, Generator, Progress, Retriever
 from uniconv_bench.task import Task, load_task
+
+if TYPE_CHECKING:
+    from uniconv_bench.uniconv.report import Tracker
 
 
 @dataclass
@@ -300,14 +303,22 @@ class Evaluation:
 
 
 def train(
-    system: str, profile: Profile, *, retrain: set[str] | None = None, progress: Progress
+    system: str,
+    profile: Profile,
+    *,
+    retrain: set[str] | None = None,
+    tracker: Tracker | None = None,
+    progress: Progress,
 ) -> dict[str, Path]:
     """Adapter name -> folder, for every adapter in use; trains only what does not fit.
 
     Args:
         retrain: as of `Setup.fit`; an empty set trains anew even where an adapter fits.
+        tracker: told of every step.
     """
-    return Setup.of(system, profile, progress).fit(retrain=retrain)
+    setup = Setup.of(system, profile, progress)
+    setup.tracker = tracker
+    return setup.fit(retrain=retrain)
 
 
 def retrieve(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -162,6 +162,10 @@ def train(
     system: SystemOption,
     profile: ProfileOption = "sample",
     retrain: RetrainOption = False,
+    tracker: Annotated[
+        Literal["tensorboard", "trackio"] | None,
+        typer.Option(help="Tell this tracker of every step too; its files go into the cache."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train the adapters of a system; nothing to do where fitting ones are shipped or cached."""
@@ -174,7 +178,7 @@ def train(
         tasks = [t for training in card.on(profile).adapters.values() for t in training.tasks]
         if tasks:
             announce("train", tasks[0], name, profile, None, stages=("train",), retrain=trained)
-        found = evaluate.train(name, profile, retrain=trained, progress=progress())
+        found = evaluate.train(name, profile, retrain=trained, tracker=tracker, progress=progress())
         rows += [{"name": name, "adapter": a, "folder": str(f)} for a, f in found.items()]
     if several_processes():
         from uniconv_bench.uniconv.processes import Processes

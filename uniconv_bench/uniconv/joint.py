@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -29,10 +29,12 @@ from uniconv_bench.uniconv.processes import Processes
 from uniconv_bench.uniconv.tree import Path, pack, size
 from uniconv_bench.uniconv.tree import Row as TreeRow
 
-Role = Literal["query", "candidate", "anchor", "target", "pair", "response"]
+Role = Literal["query", "candidate", "anchor", "target", "pair", "response", "filler"]
 Key = tuple[Role, int]
 """What an embedding or a likelihood is of: its role, and its place in the batch's list."""
 SPOKEN = ("pair", "response")
+TEXTS = ("candidate", "target")
+"""Roles whose trees are short texts; those of all others hold a session."""
 ALONE = Processes()
 
 
@@ -71,6 +73,8 @@ def joint_step(
 ) -> dict[str, float]:
     """Gives the parameters the gradients of the joint loss; returns each term's value.
 
+    Where the model is spread over the processes, each makes as many passes as the busiest one.
+
     Args:
         model: a causal decoder, with adapters or without; its gradients are cleared.
         batch: one optimiser step: the same in all processes.
@@ -82,55 +86,128 @@ def joint_step(
         backward: of a scalar.
         processes: that share the work; all end with the gradients of the whole batch.
     """
-    trees = _trees(batch, weights)
-    rows = [row for tree in trees for row in tree]
-    line = {row.key: n for n, row in enumerate(r for r in rows if r.role not in SPOKEN)}
-    tokens = sum(row.length for row in rows if row.role == "response")
-    parts = _parts(trees, tokens_at_once, processes)
+    work = _Work(batch, weights, tokens_at_once, processes, end)
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in learning:
         if parameter.grad is None:
             # Made before any activation: among those it would keep their memory in pieces.
             parameter.grad = torch.zeros_like(parameter)
-
-    # Everybody gets all embeddings and scores, and so the same loss and the gradient of each.
-    table = torch.zeros(len(line), model.config.hidden_size, device=model.device)
-    scores = torch.zeros(len(batch.pairs), device=model.device)
-    nll = torch.zeros((), device=model.device)
-
-    def place(key: Key, of_table: Tensor, of_scores: Tensor) -> Tensor:
-        return of_scores[key[1]] if key[0] == "pair" else of_table[line[key]]
-
+    values = _Values(work, model)
     states: list[_Randomness] = []
     found: _Found | None = None
-    for part in parts:
+    for part in work.parts:
         states.append(_Randomness())
-        with torch.set_grad_enabled(len(parts) == 1), autocast():
+        with torch.set_grad_enabled(len(work.parts) == 1), autocast():
             found = _read(model, part, end)
-        nll += found.nll.detach()
-        for key, value in found.values.items():
-            place(key, table, scores).copy_(value.detach())
-    processes.add([table, scores, nll])
-    leaves = [table.requires_grad_(), scores.requires_grad_()]
-    terms = _contrasts(table, scores, line, batch, weights)
+        values.put(found)
+    processes.add([values.table, values.scores, values.nll])
+    leaves = [values.table.requires_grad_(), values.scores.requires_grad_()]
+    terms = values.contrasts(batch, weights)
     for name, loss in terms.items():
         (getattr(weights, name) * loss).backward()
-    if tokens:
-        terms["generation"] = nll / tokens
+    if work.tokens:
+        terms["generation"] = values.nll / work.tokens
     back = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
 
-    for part, state in zip(parts, states, strict=True):
-        if len(parts) > 1 or found is None:
+    for part, state in zip(work.parts, states, strict=True):
+        if len(work.parts) > 1 or found is None:
             state.restore()
             with autocast():
                 found = _read(model, part, end)
-        loss = found.nll * (weights.generation / max(tokens, 1))
+        loss = found.nll * (weights.generation / max(work.tokens, 1))
         for key, value in found.values.items():
-            loss = loss + (value * place(key, *back)).sum()
+            loss = loss + (value * work.place(key, *back)).sum()
         backward(loss)
         found = None
     processes.add([parameter.grad for parameter in learning if parameter.grad is not None])
     return {name: loss.item() for name, loss in terms.items()}
+
+
+@torch.no_grad()
+def joint_loss(
+    model: Any,
+    batch: Batch,
+    weights: Weights,
+    end: int,
+    *,
+    tokens_at_once: int | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    processes: Processes = ALONE,
+) -> dict[str, float]:
+    """Each term's value as of `joint_step`, and no gradients."""
+    work = _Work(batch, weights, tokens_at_once, processes, end)
+    values = _Values(work, model)
+    for part in work.parts:
+        with autocast():
+            values.put(_read(model, part, end))
+    processes.add([values.table, values.scores, values.nll])
+    terms = values.contrasts(batch, weights)
+    if work.tokens:
+        terms["generation"] = values.nll / work.tokens
+    return {name: loss.item() for name, loss in terms.items()}
+
+
+class _Work:
+    """What is to be read of a batch.
+
+    Attributes:
+        line: of each embedding of the batch, in a table of all.
+        pairs: how many likelihoods there are beside.
+        tokens: of all responses.
+        parts: trees of this process, those together that are read together.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        weights: Weights,
+        tokens_at_once: int | None,
+        processes: Processes,
+        end: int,
+    ):
+        trees = _trees(batch, weights)
+        rows = [row for tree in trees for row in tree]
+        keys = [row.key for row in rows if row.role not in SPOKEN]
+        self.pairs = len(batch.pairs)
+        self.tokens = sum(row.length for row in rows if row.role == "response")
+        self.parts = _parts(trees, tokens_at_once, processes)
+        if processes.sharded:
+            everybody = [replace(processes, rank=rank) for rank in range(processes.count)]
+            most = max(len(_parts(trees, tokens_at_once, each)) for each in everybody)
+            self.parts += [[] for _ in range(most - len(self.parts))]
+            self.parts = [_filled(part, end) for part in self.parts]
+            keys += [("filler", 0), ("filler", 1)]
+        self.line = {key: number for number, key in enumerate(keys)}
+
+    def place(self, key: Key, table: Tensor, scores: Tensor) -> Tensor:
+        """Where what has this key is among all embeddings, or among all likelihoods of pairs."""
+        return scores[key[1]] if key[0] == "pair" else table[self.line[key]]
+
+
+class _Values:
+    """What was read of a whole batch: everybody gets all, and so the same loss and gradients.
+
+    Attributes:
+        table: (K, d) embeddings.
+        scores: (P,) of the batch's pairs, where those are likelihoods.
+        nll: of the response tokens, summed.
+    """
+
+    def __init__(self, work: _Work, model: Any):
+        self._work = work
+        self.table = torch.zeros(len(work.line), model.config.hidden_size, device=model.device)
+        self.scores = torch.zeros(work.pairs, device=model.device)
+        self.nll = torch.zeros((), device=model.device)
+
+    def put(self, found: _Found) -> None:
+        """What a part has."""
+        self.nll += found.nll.detach()
+        for key, value in found.values.items():
+            self._work.place(key, self.table, self.scores).copy_(value.detach())
+
+    def contrasts(self, batch: Batch, weights: Weights) -> dict[str, Tensor]:
+        """L_R and L_CII."""
+        return _contrasts(self.table, self.scores, self._work.line, batch, weights)
 
 
 def _trees(batch: Batch, weights: Weights) -> list[list[_Row]]:
@@ -179,14 +256,24 @@ def _parts(
     return parts
 
 
+def _filled(part: list[list[_Row]], end: int) -> list[list[_Row]]:
+    """A part with a tree more of each kind, which no loss depends on: it takes two passes."""
+    return [*part, [_Row(TreeRow([end]), "filler", 0)], [_Row(TreeRow([end]), "filler", 1)]]
+
+
+def _is_text(tree: list[_Row]) -> bool:
+    """Short, and not a session."""
+    return tree[0].role in TEXTS or tree[0].key == ("filler", 1)
+
+
 def _read(model: Any, part: Sequence[list[_Row]], end: int) -> _Found:
     """Embeddings and likelihoods of some trees; sessions and mere texts are of unlike size."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     values: dict[Key, Tensor] = {}
     spoken: list[_Row] = []
     before: list[Tensor] = []
-    sessions = [tree for tree in part if tree[0].role not in ("candidate", "target")]
-    texts = [tree for tree in part if tree[0].role in ("candidate", "target")]
+    sessions = [tree for tree in part if not _is_text(tree)]
+    texts = [tree for tree in part if _is_text(tree)]
     for trees in filter(None, (sessions, texts)):
         hidden, paths = _hidden(causal, trees, end)
         for row, (line, path) in zip((r for tree in trees for r in tree), paths, strict=True):

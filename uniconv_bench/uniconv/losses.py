@@ -8,7 +8,7 @@ Knows tensors and a decoder; nothing of tasks or training loops.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -55,6 +55,7 @@ class Batch:
         contrasts: of the turns that have a right and a wrong pair of those.
         passages: what `candidates` are the ids of.
         teacher: (B, N) float32, another system's similarities of turns and candidates, if any.
+        masked: name -> share of what could be contrasted that is a false negative, and left out.
     """
 
     queries: list[list[int]]
@@ -68,6 +69,7 @@ class Batch:
     contrasts: list[Contrast]
     passages: tuple[Passage, ...] = ()
     teacher: Tensor | None = None
+    masked: dict[str, float] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:

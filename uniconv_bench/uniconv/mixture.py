@@ -5,21 +5,20 @@ mitigation (DDM). Knows tasks and prompts; nothing of models or optimisers.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from uniconv_bench.conversation import Passage, Turn
-from uniconv_bench.index import Bm25Index
 from uniconv_bench.metrics import normalise
 from uniconv_bench.prompts import History, PromptFormat
-from uniconv_bench.system import Corpus, InMemory, Progress
+from uniconv_bench.system import InMemory, Progress
 from uniconv_bench.system_cards import SUPERVISED, CiiNegatives, Ddm, Training
 from uniconv_bench.task import Task
 from uniconv_bench.uniconv.losses import Anchor, Batch, Contrast
+from uniconv_bench.uniconv.mining import Miner, Near, by_bm25
 
 T = TypeVar("T")
-Near = Callable[[Turn], tuple[Passage, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +44,15 @@ class Example:
     sampled: str | None = None
 
 
-def examples(task: Task, training: Training, progress: Progress) -> list[Example]:
+def examples(
+    task: Task, training: Training, progress: Progress, mine: Miner = by_bm25
+) -> list[Example]:
     """The training turns of a task that have a gold passage or a response, whatever is weighted.
 
     So adapters that differ in their losses are trained on the same turns in the same order.
 
-    Hard negatives and distractors are the BM25 neighbours of the self-contained query (the session
-    where the dataset has no rewrite), minus relevant passages and copies of their text.
+    Hard negatives and distractors are what is mined, minus relevant passages and copies of their
+    text.
     """
     turns = task.turns("train")
     wanted = max(training.hard_negatives, training.generation_passages)
@@ -60,10 +61,10 @@ def examples(task: Task, training: Training, progress: Progress) -> list[Example
     near: Near = _nothing
     near_responses: Near = _nothing
     if wanted:
-        near = _neighbours(task.corpus, task, turns, wanted, progress)
+        near = mine(task.corpus, task, turns, wanted, progress)
         if training.ddm == "response_as_passage":
             spoken = InMemory([_spoken(turn) for turn in turns if turn.references])
-            near_responses = _neighbours(spoken, task, turns, wanted, progress)
+            near_responses = mine(spoken, task, turns, wanted, progress)
     found = []
     for number, turn in enumerate(turns):
         gold = tuple(task.corpus[passage_id] for passage_id in turn.gold)
@@ -109,21 +110,6 @@ def _spoken(turn: Turn) -> Passage:
 
 def _nothing(turn: Turn) -> tuple[Passage, ...]:
     return ()
-
-
-def _neighbours(
-    corpus: Corpus, task: Task, turns: Sequence[Turn], wanted: int, progress: Progress
-) -> Near:
-    """Turn -> its best texts of a corpus by BM25, enough to lose the relevant ones."""
-    index = Bm25Index(corpus, task.card.bm25)
-    found: dict[str, tuple[Passage, ...]] = {}
-    with progress.track(f"{task.card.name}: hard negatives", len(turns)) as advance:
-        for turn in turns:
-            query = " ".join(turn.asked("rewrite" if turn.rewrite else "session"))
-            ranking = index.search(query, 4 * wanted + 4 + len(turn.gold))
-            found[turn.turn_id] = tuple(corpus[passage_id] for passage_id, _ in ranking)
-            advance(1)
-    return lambda turn: found[turn.turn_id]
 
 
 def groups(
@@ -189,7 +175,32 @@ def make_batch(
         targets=targets,
         contrasts=contrasts,
         passages=tuple(candidates.values()),
+        masked=_masked(group, grounds, chosen, allowed.tolist()),
     )
+
+
+def _masked(
+    group: Sequence[Example],
+    grounds: Sequence[Passage | None],
+    chosen: Sequence[Passage | None],
+    allowed: Sequence[Sequence[bool]],
+) -> dict[str, float]:
+    """Shares of false negatives: of pairs of a turn and a candidate other than its positive, and of
+    pairs of two grounded turns' responses. Without any pair a share is left out.
+    """
+    both = [e.response for e, p in zip(group, grounds, strict=True) if p and e.response is not None]
+    said = [normalise(response) for response in both]
+    rows_of = {
+        "masked_candidates": [
+            [not kept for kept in row] for row, p in zip(allowed, chosen, strict=True) if p
+        ],
+        "masked_responses": [[a == b for b in said] for a in said],
+    }
+    found = {}
+    for name, rows in rows_of.items():
+        if pairs := sum(map(len, rows)) - len(rows):  # each row's own is no pair
+            found[name] = (sum(map(sum, rows)) - len(rows)) / pairs
+    return found
 
 
 def _contrasts(

@@ -1,6 +1,7 @@
 """The processes that train together, by torch.distributed: one without a launcher, else several.
 
-Every process holds the whole model and knows the whole batch; each reads a share of its trees.
+Every process knows the whole batch and reads a share of its trees; it holds the whole model, or
+all of it but the frozen layers, which are then spread over the processes (see `sharding`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed
 
+from uniconv_bench.errors import UserError
 from uniconv_bench.uniconv.backbone import device
 
 T = TypeVar("T")
@@ -20,20 +22,31 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """`rank` of `count`."""
+    """`rank` of `count`; `sharded` if they spread the frozen layers among them."""
 
     rank: int = 0
     count: int = 1
+    sharded: bool = False
 
     @staticmethod
     def joined() -> Processes:
-        """Those that torchrun or accelerate launched, once all have met; else this one alone."""
+        """Those that torchrun or accelerate launched, once all have met; else this one alone.
+
+        Raises:
+            UserError: accelerate's configuration asks for what training does not do.
+        """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return Processes()
+        asked = {name for name in ("DEEPSPEED", "FSDP") if _flag(f"ACCELERATE_USE_{name}")}
+        if "DEEPSPEED" in asked or (asked and os.environ.get("FSDP_VERSION") != "2"):
+            raise UserError(
+                "training is spread over processes by FSDP 2 alone, not FSDP 1 or DeepSpeed",
+                mend="launch it with uniconv_bench/uniconv/launch/fsdp2.yaml",
+            )
         from accelerate import PartialState
 
         state = PartialState(cpu=device() == "cpu")
-        return Processes(state.process_index, state.num_processes)
+        return Processes(state.process_index, state.num_processes, bool(asked))
 
     @staticmethod
     def parted() -> None:
@@ -80,3 +93,7 @@ class Processes:
         if self.count > 1:
             distributed.broadcast_object_list(said)
         return said[0]
+
+
+def _flag(name: str) -> bool:
+    return os.environ.get(name, "false").lower() in ("true", "1")

@@ -1,4 +1,4 @@
-"""Trains one adapter: a plain accelerate loop over the mixture's batches, with checkpoints.
+"""Trains one adapter: a plain accelerate loop over the mixture's batches.
 
 Everything random is drawn from (seed, step), so a run that was stopped ends with the weights of one
 that was not.
@@ -7,20 +7,17 @@ that was not.
 from __future__ import annotations
 
 import ctypes
-import json
 import math
-import os
 import platform
 import random
 import shutil
 import time
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uniconv_bench import __version__
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import digest_of, digest_of_code, read_json, write_json
+from uniconv_bench.files import cache_dir, digest_of, write_json
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.system import Progress
 from uniconv_bench.system_cards import Distillation, Inference, Training
@@ -28,25 +25,21 @@ from uniconv_bench.task import Task
 from uniconv_bench.uniconv.backbone import Backbone, device, load_model, load_tokenizer
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from uniconv_bench.uniconv.checkpoint import Row
     from uniconv_bench.uniconv.distillation import Teacher
+    from uniconv_bench.uniconv.losses import Batch
+    from uniconv_bench.uniconv.mixture import Example
     from uniconv_bench.uniconv.processes import Processes
+    from uniconv_bench.uniconv.report import Journal, Tracker
+    from uniconv_bench.uniconv.validation import Data
 
-LIBRARIES = ("accelerate", "peft", "tokenizers", "torch", "transformers")
-CHECKPOINT = "checkpoint"
+    Plan = Sequence[tuple[int, Sequence[Example]]]
+
 RECIPE = 2
 """Raised by hand whenever a change of code makes training mean something else, so that adapters of
 the former meaning no longer fit."""
-NO_MATTER = ("checkpoint_steps", "tokens_at_once")
+NO_MATTER = ("checkpoint_steps", "tokens_at_once", "gradient_checkpointing", "guards")
 """Settings that change no weight beyond rounding."""
-CODE = (
-    *("conversation", "definitions", "index", "prompts"),
-    *("uniconv/backbone", "uniconv/distillation", "uniconv/joint", "uniconv/losses"),
-    *("uniconv/mixture", "uniconv/processes", "uniconv/samples", "uniconv/training"),
-    "uniconv/tree",
-)
-"""What training runs through, for its report."""
 
 
 def identity(
@@ -71,7 +64,7 @@ def identity(
     """
     settings = training.model_dump(
         mode="json",
-        exclude={"sources", "start", "distillation", *NO_MATTER},
+        exclude={"sources", "start", "hard_negatives_adapter", "distillation", *NO_MATTER},
         exclude_defaults=True,
     )
     return {
@@ -108,10 +101,13 @@ def train_adapter(
     *,
     origin: Path | None = None,
     teacher: Teacher | None = None,
+    tracker: Tracker | None = None,
+    miner: Path | None = None,
 ) -> None:
     """Trains from the last checkpoint in `working`, if any, and leaves the adapter there.
 
-    Writes `adapter_model.safetensors` (float16), `adapter_config.json` and `training.json`.
+    Writes `adapter_model.safetensors` (float16), `adapter_config.json` and `training.json`; while
+    it trains, `log.jsonl` has a line for every step and validation point.
 
     Args:
         name: of the adapter, for messages.
@@ -125,125 +121,244 @@ def train_adapter(
             rounding, however many there are.
         origin: folder of the adapter whose weights it begins with; None: its own random ones.
         teacher: of its `distillation`, if it has one.
+        miner: folder of the adapter that mines hard negatives, where the card names one.
+        tracker: told of every step and validation point too.
     """
-    import torch
-    from accelerate import Accelerator
-
-    from uniconv_bench.uniconv.joint import joint_step
-    from uniconv_bench.uniconv.losses import Weights
-    from uniconv_bench.uniconv.mixture import examples, groups, make_batch
+    from uniconv_bench.uniconv.checkpoint import CHECKPOINT, write_adapter
+    from uniconv_bench.uniconv.mining import by_bm25, by_embedding
+    from uniconv_bench.uniconv.mixture import examples, groups
     from uniconv_bench.uniconv.processes import Processes
+    from uniconv_bench.uniconv.report import check_tracker, summary
     from uniconv_bench.uniconv.samples import with_samples
+    from uniconv_bench.uniconv.validation import held_out
 
+    check_tracker(tracker)
     processes = processes or Processes()
     form = PromptFormat(
         load_tokenizer(backbone, progress), inference.session_tokens, inference.passage_tokens
     )
-    data = {task.card.name: examples(task, training, progress) for task in tasks}
+    dense = training.hard_negatives_from == "dense"
+    mine = by_embedding(backbone, miner, training, inference) if dense else by_bm25
+    data = {task.card.name: examples(task, training, progress, mine) for task in tasks}
+    held: Data = {}
+    if training.validation:
+        data, held = held_out(data, training.validation, training.seed)
     plan = [(e, g) for e in range(training.epochs) for g in groups(data, training, e)]
     plan = plan[: training.max_steps]
     if not plan:
         raise UserError(f"nothing to train {name} on", mend="give its card tasks with train turns")
-    keep_freed_memory()
-    mixed = "bf16" if training.dtype == "bfloat16" else "no"
-    accelerator = Accelerator(cpu=device() == "cpu", mixed_precision=mixed)
-    torch.manual_seed(training.seed)
-    # Alike in all processes, and not wrapped: `joint_step` sees to their gradients.
-    untrained = load_model(backbone, training.dtype, progress)
+    points = groups(held, training, 0)
+    if training.validation and not points:
+        raise UserError(
+            f"the conversations held out of {name} have fewer than two turns of any task",
+            mend="raise validation.share or validation.turns on its card",
+        )
+    model = load_model(backbone, training.dtype, progress)
     if training.cii_negatives == "sampled_generation":
         longest = max(task.card.answer_tokens for task in tasks)
-        steps = [group for _, group in plan]
-        steps = with_samples(steps, backbone, untrained, form, longest, training.seed, progress)
-        plan = [(epoch, group) for (epoch, _), group in zip(plan, steps, strict=True)]
-    model = adapted(untrained, training)
-    if origin is not None:
-        _begin_with(model, origin)
-    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    optimiser = torch.optim.AdamW(
-        parameters.values(), lr=training.learning_rate, weight_decay=training.weight_decay
-    )
-    log = _resume(processes.told(_stopped(working)), parameters, optimiser)
-    optimiser = accelerator.prepare(optimiser)
-    weights = Weights(
-        **training.losses.model_dump(),
-        temperature=training.temperature,
-        cii_temperature=training.cii_temperature,
-        cii_score=training.cii_score,
-        **_learnt(training.distillation),
-    )
-    model.train()
-    if log:
-        progress.note(f"  going on with {name} after step {len(log)} of {len(plan)}")
-    with progress.track(f"train {name}", len(plan)) as advance:
-        advance(len(log))
-        for step, (epoch, group) in enumerate(plan[len(log) :], len(log)):
-            start = time.perf_counter()
-            rate = learning_rate(step, len(plan), training)
-            for settings in optimiser.param_groups:
-                settings["lr"] = rate
-            group = teacher.answered(group) if teacher else group
-            batch = make_batch(group, training, form, random.Random(f"{training.seed}:{step}"))
-            batch = teacher.judged(batch, group) if teacher else batch
-            torch.manual_seed(training.seed * 1_000_003 + step)  # dropout
-            terms = joint_step(
-                model,
-                batch,
-                weights,
-                form.end,
-                tokens_at_once=training.tokens_at_once,
-                autocast=accelerator.autocast,  # forward alone; backward follows its dtypes
-                backward=accelerator.backward,
-                processes=processes,
-            )
-            norm = accelerator.clip_grad_norm_(list(parameters.values()), training.clip).item()
-            if not math.isfinite(norm):
-                raise UserError(
-                    f"training of {name} diverged at step {step}",
-                    mend="lower learning_rate on its card",
-                )
-            optimiser.step()
-            optimiser.zero_grad()
-            seconds = time.perf_counter() - start
-            log.append(
-                {
-                    "step": step,
-                    "epoch": epoch,
-                    **{key: round(value, 5) for key, value in terms.items()},
-                    "gradient_norm": round(norm, 4),
-                    "learning_rate": rate,
-                    "tokens": batch.tokens,
-                    "seconds": round(seconds, 3),
-                }
-            )
-            if working is not None and (step + 1) % training.checkpoint_steps == 0:
-                _checkpoint(working, parameters, optimiser, log)
-            advance(1)
+        steps = [*(group for _, group in plan), *points]
+        steps = with_samples(steps, backbone, model, form, longest, training.seed, progress)
+        plan = [(epoch, group) for (epoch, _), group in zip(plan, steps, strict=False)]
+        points = steps[len(plan) :]
+    run = _Run(name, model, training, form, points, processes, origin, teacher, tracker)
+    run.go(plan, working, progress)
     if working is None:
         return
     report = {
         "adapter": name,
         "backbone": backbone.name,
-        "device": _device_name(processes),
         "turns": {task: len(found) for task, found in data.items()},
-        "steps": len(plan),
-        "tokens": sum(row["tokens"] for row in log),
-        "seconds": round(sum(row["seconds"] for row in log), 1),
-        "peak_memory_bytes": _peak_memory(),
-        "code": {"package": __version__, "sha256": digest_of_code(*CODE)},
-        "libraries": {name: metadata.version(name) for name in LIBRARIES},
-        "trainable_parameters": sum(p.numel() for p in parameters.values()),
-        "log": log,
+        "trainable_parameters": sum(p.numel() for p in run.parameters.values()),
+        **summary(run.state, processes, training.guards),
     }
-    if origin is not None:
-        first = read_json(origin / "training.json")
-        report["start"] = {key: value for key, value in first.items() if key != "log"}
-    _save(model, backbone, working)
+    if held:
+        report["validation"]["turns"] = {task: len(found) for task, found in held.items()}
+    write_adapter(run.model, backbone.name, working)
     write_json(working / "training.json", report)
     shutil.rmtree(working / CHECKPOINT, ignore_errors=True)
 
 
+class _Run:
+    """A training under way: the model, its optimiser, and how far they have come."""
+
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        training: Training,
+        form: PromptFormat,
+        points: Sequence[Sequence[Example]],
+        processes: Processes,
+        origin: Path | None,
+        teacher: Teacher | None,
+        tracker: Tracker | None,
+    ):
+        import torch
+        from accelerate import Accelerator
+
+        from uniconv_bench.uniconv.checkpoint import State, begin_with
+        from uniconv_bench.uniconv.losses import Weights
+        from uniconv_bench.uniconv.validation import Validator
+
+        keep_freed_memory()
+        self._name, self._training, self._form, self._processes = name, training, form, processes
+        self._teacher = teacher
+        self._accelerator = Accelerator(
+            cpu=device() == "cpu",
+            mixed_precision="bf16" if training.dtype == "bfloat16" else "no",
+            log_with=tracker,
+            project_dir=cache_dir() / "trackers",
+        )
+        self._accelerator.init_trackers(name)
+        torch.manual_seed(training.seed)
+        # Adapters are alike in all processes: `joint_step` sees to their gradients.
+        self.model = adapted(model, training)
+        if origin is not None:
+            begin_with(self.model, origin)
+        if processes.sharded:
+            from uniconv_bench.uniconv.sharding import shard
+
+            shard(self.model)
+        self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self._optimiser = torch.optim.AdamW(
+            self.parameters.values(), lr=training.learning_rate, weight_decay=training.weight_decay
+        )
+        self._weights = Weights(
+            **training.losses.model_dump(),
+            temperature=training.temperature,
+            cii_temperature=training.cii_temperature,
+            cii_score=training.cii_score,
+            **_learnt(training.distillation),
+        )
+        self._validator = Validator(points, training, form, self) if points else None
+        self.state = State()
+
+    def go(self, plan: Plan, working: Path | None, progress: Progress) -> None:
+        """Takes the steps that are still to be taken; ends with the weights that are to be kept."""
+        from uniconv_bench.uniconv.checkpoint import (
+            last_checkpoint,
+            put,
+            restore,
+            write_checkpoint,
+        )
+        from uniconv_bench.uniconv.report import LIVE, Journal, in_words
+        from uniconv_bench.uniconv.validation import stalled
+
+        self.state, tensors = self._processes.told(last_checkpoint(working))
+        log, validation = self.state.log, self._training.validation
+        restore(tensors, len(log), self.parameters, self._optimiser)
+        journal = Journal(self.state, working, self._accelerator.trackers)
+        if working:
+            progress.note(f"  {self._name}: a line a step in {working / LIVE}")
+        if log:
+            progress.note(f"  going on with {self._name} after step {len(log)} of {len(plan)}")
+        self.model.train()
+        with progress.track(f"train {self._name}", len(plan)) as advance:
+            advance(len(log))
+            if not self.state.points:
+                self._validate(0, journal, progress)
+            for step, (epoch, group) in enumerate(plan[len(log) :], len(log)):
+                if validation and stalled(self.state.points, validation.patience):
+                    progress.note(f"  {self._name}: no lower loss since, stopped after step {step}")
+                    break
+                row = self._step(step, epoch, group, learning_rate(step, len(plan), self._training))
+                journal.step(row)
+                if validation and (step + 1 == len(plan) or not (step + 1) % validation.every):
+                    self._validate(step + 1, journal, progress)
+                if working is not None and not (step + 1) % self._training.checkpoint_steps:
+                    write_checkpoint(working, self.parameters, self._optimiser, self.state)
+                advance(1, in_words(row))
+        put(self.state.best, self.parameters)
+        journal.end()
+
+    def _step(self, step: int, epoch: int, group: Sequence[Example], rate: float) -> Row:
+        """One step of the optimiser, and what is to be known of it."""
+        import torch
+
+        from uniconv_bench.uniconv.joint import joint_step
+
+        start = time.perf_counter()
+        training = self._training
+        for settings in self._optimiser.param_groups:
+            settings["lr"] = rate
+        batch = self.batch(group, random.Random(f"{training.seed}:{step}"))
+        torch.manual_seed(training.seed * 1_000_003 + step)  # dropout
+        terms = joint_step(
+            self.model,
+            batch,
+            self._weights,
+            self._form.end,
+            tokens_at_once=training.tokens_at_once,
+            autocast=self._accelerator.autocast,  # forward alone; backward follows its dtypes
+            backward=self._accelerator.backward,
+            processes=self._processes,
+        )
+        clipped = list(self.parameters.values())
+        norm = self._accelerator.clip_grad_norm_(clipped, training.clip).item()
+        if not math.isfinite(norm):
+            raise UserError(
+                f"training of {self._name} diverged at step {step}",
+                mend="lower learning_rate on its card",
+            )
+        self._optimiser.step()
+        self._optimiser.zero_grad()
+        seconds = time.perf_counter() - start
+        return {
+            "step": step,
+            "epoch": epoch,
+            **{key: round(value, 5) for key, value in (terms | batch.masked).items()},
+            "gradient_norm": round(norm, 4),
+            "learning_rate": rate,
+            "tokens": batch.tokens,
+            "seconds": round(seconds, 3),
+            "tokens_per_second": round(batch.tokens / seconds, 1),
+        }
+
+    def _validate(self, steps: int, journal: Journal, progress: Progress) -> None:
+        """A validation point, if there is validation; keeps the best weights so far."""
+        from uniconv_bench.uniconv.guards import warnings
+        from uniconv_bench.uniconv.validation import best
+
+        if self._validator is None:
+            return
+        with self._accelerator.autocast():
+            row = self._validator.point(self.model, steps, self.state.points)
+        journal.point(row)
+        if best(self.state.points) is row:
+            self.state.best = {
+                n: p.detach().to("cpu", copy=True) for n, p in self.parameters.items()
+            }
+        if steps:  # before training there is nothing to be warned of
+            for number, meaning in warnings(row["guards"], self._training.guards).items():
+                value = row["guards"][number]
+                progress.note(f"  WARNING after step {steps}: {number} is {value:.3f}. {meaning}")
+
+    def batch(self, group: Sequence[Example], shuffle: random.Random) -> Batch:
+        """Examples as token ids, with what a teacher has to say of them."""
+        from uniconv_bench.uniconv.mixture import make_batch
+
+        if self._teacher is None:
+            return make_batch(group, self._training, self._form, shuffle)
+        group = self._teacher.answered(group)
+        return self._teacher.judged(make_batch(group, self._training, self._form, shuffle), group)
+
+    def terms(self, batch: Batch) -> dict[str, float]:
+        """The loss on a batch, with no gradients."""
+        from uniconv_bench.uniconv.joint import joint_loss
+
+        return joint_loss(
+            self.model,
+            batch,
+            self._weights,
+            self._form.end,
+            tokens_at_once=self._training.tokens_at_once,
+            autocast=self._accelerator.autocast,
+            processes=self._processes,
+        )
+
+
 def adapted(model: Any, training: Training) -> Any:
-    """The frozen model with trainable LoRA layers in float32.
+    """The frozen model with trainable LoRA layers in float32, its layers checkpointed if asked.
 
     Raises:
         UserError: a named target matches no layer (peft passes over such names in silence as long
@@ -251,6 +366,8 @@ def adapted(model: Any, training: Training) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
+    if training.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     targets = training.lora.targets
     if targets != "all-linear":
         names = [name for name, _ in model.named_modules()]
@@ -268,14 +385,6 @@ def adapted(model: Any, training: Training) -> Any:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
-
-
-def _begin_with(model: Any, folder: Path) -> None:
-    """Gives an adapter the weights of another one of its shape."""
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
 
 
 def _learnt(distillation: Distillation | None) -> dict[str, float]:
@@ -297,76 +406,6 @@ def learning_rate(step: int, steps: int, training: Training) -> float:
     return training.learning_rate * (1 - done if training.schedule == "linear" else 1)
 
 
-def _checkpoint(
-    working: Path, parameters: dict[str, Tensor], optimiser: Any, log: list[dict[str, Any]]
-) -> None:
-    from safetensors.torch import save_file
-
-    fresh = working / f"{CHECKPOINT}.new"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    tensors = {}
-    for name, parameter in parameters.items():
-        state = optimiser.state[parameter]
-        tensors[f"{name}|value"] = parameter.detach().contiguous()
-        tensors[f"{name}|first"] = state["exp_avg"].contiguous()
-        tensors[f"{name}|second"] = state["exp_avg_sq"].contiguous()
-    save_file(tensors, fresh / "state.safetensors")
-    write_json(fresh / "log.json", log)
-    shutil.rmtree(working / CHECKPOINT, ignore_errors=True)
-    os.replace(fresh, working / CHECKPOINT)  # noqa: PTH105 (a folder)
-
-
-State = tuple[list[dict[str, Any]], dict[str, Any]]
-
-
-def _stopped(working: Path | None) -> State | None:
-    """Log and tensors of the last checkpoint, if there is one."""
-    from safetensors.torch import load_file
-
-    if working is None or not (folder := working / CHECKPOINT).exists():
-        return None
-    return read_json(folder / "log.json"), load_file(folder / "state.safetensors")
-
-
-def _resume(
-    state: State | None, parameters: dict[str, Tensor], optimiser: Any
-) -> list[dict[str, Any]]:
-    """Gives parameters and optimiser the state of a checkpoint; its log, or an empty one."""
-    import torch
-
-    if state is None:
-        return []
-    log, tensors = state
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"{name}|value"])
-            optimiser.state[parameter] = {
-                "step": torch.tensor(float(len(log))),
-                "exp_avg": tensors[f"{name}|first"].to(parameter.device),
-                "exp_avg_sq": tensors[f"{name}|second"].to(parameter.device),
-            }
-    return log
-
-
-def _save(model: Any, backbone: Backbone, working: Path) -> None:
-    import torch
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
-    state = get_peft_model_state_dict(model)
-    half = {name: tensor.to("cpu", torch.float16).contiguous() for name, tensor in state.items()}
-    save_file(half, working / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = model.peft_config["default"].to_dict()
-    config["base_model_name_or_path"] = backbone.name
-    config["inference_mode"] = True
-    for key, value in config.items():
-        if isinstance(value, set):
-            config[key] = sorted(value)
-    text = json.dumps(config, indent=1, sort_keys=True, default=lambda value: value.value)
-    (working / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
-
-
 def keep_freed_memory() -> None:
     """Has glibc keep freed activations for the next pass in place of handing them to the kernel.
 
@@ -377,22 +416,3 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-4, 0)  # M_MMAP_MAX: large blocks from the heap too
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks
-
-
-def _device_name(processes: Processes) -> str:
-    import torch
-
-    cpu = f"cpu, {torch.get_num_threads()} threads"
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
-    return name if processes.count == 1 else f"{processes.count} processes, each: {name}"
-
-
-def _peak_memory() -> int:
-    """Of the device that trained: CUDA's allocator, else this process."""
-    import resource
-
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

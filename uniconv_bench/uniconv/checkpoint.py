@@ -1,0 +1,121 @@
+"""What a training keeps on disk: checkpoints to go on from, and in the end the adapter.
+
+Safetensors and JSON. Knows nothing of losses or data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from uniconv_bench.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHECKPOINT = "checkpoint"
+Row = dict[str, Any]
+Tensors = dict[str, Any]
+
+
+@dataclass
+class State:
+    """How far a training has come, beside its weights and its optimiser.
+
+    Attributes:
+        log: a row a step.
+        points: a row a validation point.
+        best: trainable weights at the point of least loss; empty without validation.
+    """
+
+    log: list[Row] = field(default_factory=list)
+    points: list[Row] = field(default_factory=list)
+    best: Tensors = field(default_factory=dict)
+
+
+def write_checkpoint(
+    working: Path, parameters: dict[str, Tensor], optimiser: Any, state: State
+) -> None:
+    """Replaces the last checkpoint, whole."""
+    from safetensors.torch import save_file
+
+    fresh = working / f"{CHECKPOINT}.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    tensors = {f"{name}|best": tensor for name, tensor in state.best.items()}
+    for name, parameter in parameters.items():
+        moments = optimiser.state[parameter]
+        tensors[f"{name}|value"] = parameter.detach().contiguous()
+        tensors[f"{name}|first"] = moments["exp_avg"].contiguous()
+        tensors[f"{name}|second"] = moments["exp_avg_sq"].contiguous()
+    save_file(tensors, fresh / "state.safetensors")
+    write_json(fresh / "log.json", state.log)
+    write_json(fresh / "points.json", state.points)
+    shutil.rmtree(working / CHECKPOINT, ignore_errors=True)
+    os.replace(fresh, working / CHECKPOINT)  # noqa: PTH105 (a folder)
+
+
+def last_checkpoint(working: Path | None) -> tuple[State, Tensors]:
+    """State and tensors of the last checkpoint; a fresh state and no tensors without one."""
+    from safetensors.torch import load_file
+
+    if working is None or not (folder := working / CHECKPOINT).exists():
+        return State(), {}
+    tensors = load_file(folder / "state.safetensors")
+    best = {n.removesuffix("|best"): tensors.pop(n) for n in list(tensors) if n.endswith("|best")}
+    return State(read_json(folder / "log.json"), read_json(folder / "points.json"), best), tensors
+
+
+def restore(tensors: Tensors, steps: int, parameters: dict[str, Tensor], optimiser: Any) -> None:
+    """Gives parameters and optimiser what they had after so many steps."""
+    import torch
+
+    if not tensors:
+        return
+    put({name: tensors[f"{name}|value"] for name in parameters}, parameters)
+    for name, parameter in parameters.items():
+        optimiser.state[parameter] = {
+            "step": torch.tensor(float(steps)),
+            "exp_avg": tensors[f"{name}|first"].to(parameter.device),
+            "exp_avg_sq": tensors[f"{name}|second"].to(parameter.device),
+        }
+
+
+def put(weights: Tensors, parameters: dict[str, Tensor]) -> None:
+    """Gives parameters these values; those without one stay as they are."""
+    import torch
+
+    with torch.no_grad():
+        for name, value in weights.items():
+            parameters[name].copy_(value)
+
+
+def begin_with(model: Any, folder: Path) -> None:
+    """Gives an adapter the weights of another one of its shape."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+
+
+def write_adapter(model: Any, base: str, working: Path) -> None:
+    """The adapter in float16, as peft reads it; `base` is the name of what it adapts."""
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    state = get_peft_model_state_dict(model)
+    half = {name: tensor.to("cpu", torch.float16).contiguous() for name, tensor in state.items()}
+    save_file(half, working / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = model.peft_config["default"].to_dict()
+    config["base_model_name_or_path"] = base
+    config["inference_mode"] = True
+    for key, value in config.items():
+        if isinstance(value, set):
+            config[key] = sorted(value)
+    text = json.dumps(config, indent=1, sort_keys=True, default=lambda value: value.value)
+    (working / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
