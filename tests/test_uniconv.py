@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -446,6 +449,29 @@ def test_training_lowers_its_loss_and_writes_what_it_did(term: str, tmp_path: Pa
     config = (tmp_path / "a" / "adapter_config.json").read_text()
     assert json.loads(config)["base_model_name_or_path"] == "random-tiny"
     assert not (tmp_path / "a" / "checkpoint").exists()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+@pytest.mark.slow
+def test_memory_that_was_kept_is_given_back() -> None:
+    """In a process of its own: what is kept is kept to its end."""
+    script = """
+import torch
+from pathlib import Path
+from uniconv_bench.uniconv.training import give_back_memory, keep_freed_memory
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4 >> 10
+keep_freed_memory()
+before = held()
+large = [torch.ones(1 << 18) for _ in range(200)]
+del large
+kept = held()
+give_back_memory()
+print(kept - before, held() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    kept, left = map(int, done.stdout.split())
+    assert kept >= 200 and left < 20  # MiB
 
 
 def test_every_lora_target_has_to_match(tiny_model: Any) -> None:

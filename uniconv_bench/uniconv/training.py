@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 RECIPE = 2
 """Raised by hand whenever a change of code makes training mean something else, so that adapters of
 the former meaning no longer fit."""
+TRIM_STEPS = 8
+"""Giving memory back takes seconds, for what the next step has to ask for again."""
 NO_MATTER = ("checkpoint_steps", "tokens_at_once", "gradient_checkpointing", "guards")
 """Settings that change no weight beyond rounding."""
 
@@ -267,6 +269,8 @@ class _Run:
                     self._validate(step + 1, journal, progress)
                 if working is not None and not (step + 1) % self._training.checkpoint_steps:
                     write_checkpoint(working, self.parameters, self._optimiser, self.state)
+                if not (step + 1) % TRIM_STEPS:
+                    give_back_memory()
                 advance(1, in_words(row))
         put(self.state.best, self.parameters)
         journal.end()
@@ -404,6 +408,16 @@ def learning_rate(step: int, steps: int, training: Training) -> float:
     if training.schedule == "cosine":
         return training.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
     return training.learning_rate * (1 - done if training.schedule == "linear" else 1)
+
+
+def give_back_memory() -> None:
+    """Hands what `keep_freed_memory` has kept to the kernel.
+
+    Steps are of unlike shapes, so what they leave free falls into pieces that fit nothing: by then
+    30 steps were seen to take a process from 13 to 21 GB.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def keep_freed_memory() -> None:
