@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import cache_dir, digest_of, write_json
+from uniconv_bench.files import cache_dir, digest_of, read_json, write_json
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.system import Progress
 from uniconv_bench.system_cards import Distillation, Inference, Training
@@ -173,6 +173,9 @@ def train_adapter(
         "trainable_parameters": sum(p.numel() for p in run.parameters.values()),
         **summary(run.state, processes, training.guards),
     }
+    if origin is not None:
+        first = read_json(origin / "training.json")
+        report["start"] = {key: value for key, value in first.items() if key != "log"}
     if held:
         report["validation"]["turns"] = {task: len(found) for task, found in held.items()}
     write_adapter(run.model, backbone.name, working)
