@@ -136,7 +136,9 @@ def together(script: str, *arguments: Path, **environment: str) -> subprocess.Co
 
 
 @pytest.fixture
-def script(tmp_path: Path) -> Any:
+def script(tmp_path: Path, tiny_folder: Path) -> Any:
+    """Writes a program; its backbone is there before, as no second process can save one."""
+
     def written(body: str) -> str:
         path = tmp_path / "script.py"
         path.write_text(body)
