@@ -225,6 +225,14 @@ def said(form: PromptFormat, batch: Any, pair: tuple[int, int]) -> tuple[str, st
     return shown.partition(".")[0], response.removeprefix("Answer: ")
 
 
+@pytest.mark.parametrize("negatives", ["previous_turn", "sampled_generation"])
+def test_the_same_response_is_no_rival(negatives: Any, form: PromptFormat) -> None:
+    chosen = training(cii_negatives=negatives)
+    found = [e for e in examples(task(), chosen, Silent()) if e.targets]
+    group = [replace(e, response="a LIGHT!", sampled="A light.") for e in found[:3]]
+    assert make_batch(group, chosen, form, random.Random(0)).contrasts == []
+
+
 @pytest.mark.parametrize("score", ["embedding", "loglik"])
 @pytest.mark.parametrize(
     ("negatives", "wrong"),
@@ -241,7 +249,9 @@ def test_rivals_of_a_response(negatives: Any, wrong: Any, score: Any, form: Prom
     batch = make_batch(group, chosen, form, random.Random(0))
     (fourth,) = (c for c in batch.contrasts if batch.anchors[c.right[0]].turn == 3)
     assert said(form, batch, fourth.right) == ("Light 4 was kept by keeper 4", "Light keeper 4.")
-    assert wrong in [said(form, batch, pair) for pair in fourth.wrong]
+    rivals = [said(form, batch, pair) for pair in fourth.wrong]
+    assert wrong in rivals
+    assert ("Light 4 was kept by keeper 4", "Light keeper 4.") not in rivals
     ends = [anchor.ids[-1] == form.end for anchor in batch.anchors]
     assert all(ends) if score == "embedding" else not any(ends)
     few = make_batch(group, chosen.model_copy(update={"cii_rivals": 1}), form, random.Random(0))
@@ -256,6 +266,20 @@ def test_cii_by_hand() -> None:
     sigmoid = ((math.log(1 + e(-2)) + math.log(1 + e(-4))) / 2 + math.log(1 + e(-2))) / 2
     assert cii_loss(scores, contrasts, 0.5, "loglik").item() == pytest.approx(softmax)
     assert cii_loss(scores, contrasts, 0.5, "pairwise").item() == pytest.approx(sigmoid)
+
+
+def test_other_losses_read_the_same_whatever_cii_contrasts(form: PromptFormat) -> None:
+    made = []
+    for changes in (
+        {},
+        {"cii_rivals": 1},
+        {"cii_negatives": "retrieved_wrong_passage", "cii_rivals": 1},
+    ):
+        chosen = training(generation_input="session+passage", **changes)
+        group = examples(task(), chosen, Silent())
+        made.append(make_batch(group, chosen, form, random.Random(0)))
+    assert made[0].prompts == made[1].prompts == made[2].prompts
+    assert made[0].candidates == made[1].candidates == made[2].candidates
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,7 @@ def greedy(
     model: Any, prompts: Sequence[Prompt], *, end: int, max_new_tokens: int, batch_size: int
 ) -> Iterator[tuple[int, list[int]]]:
     """(index into `prompts`, generated ids without the end token), longest prompts first."""
-    return _in_batches(
-        model, prompts, end, max_new_tokens, batch_size, lambda logits: logits.argmax(-1)
-    )
+    return _in_batches(model, prompts, end, max_new_tokens, batch_size, _likeliest)
 
 
 def _likeliest(logits: Tensor) -> Tensor:

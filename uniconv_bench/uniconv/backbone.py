@@ -25,7 +25,7 @@ ATTENTION = "sdpa"
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.safetensors"]
 """What is fetched from the hub: no pickled weights, no code."""
-ON_HUB = re.compile(r"hub:([\w.-]+/[\w.-]+)@([\w./-]+)")
+ON_HUB = re.compile(r"hub:([\w.-]+/[\w.-]+)@([0-9a-f]{40})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +306,7 @@ def _with_adapter(load: Callable[[str], Any], folder: Path, dtype: str, merge: b
 
     names = _adapter_names(folder)
     model = PeftModel.from_pretrained(load("float32" if merge else dtype), str(folder)).eval()
-    strange = names ^ set(get_peft_model_state_dict(model))
+    strange = names ^ set(get_peft_model_state_dict(model, save_embedding_layers=False))
     if strange:
         what = f"this adapter is of another model: {min(strange)} has no counterpart"
         raise UserError(what, where=folder, mend="name the backbone that it was trained on")

@@ -6,7 +6,6 @@ Safetensors and JSON. Knows nothing of losses or data.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHECKPOINT = "checkpoint"
+OLD = f"{CHECKPOINT}.old"
 Row = dict[str, Any]
 Tensors = dict[str, Any]
 
@@ -55,15 +55,22 @@ def write_checkpoint(
     save_file(tensors, fresh / "state.safetensors")
     write_json(fresh / "log.json", state.log)
     write_json(fresh / "points.json", state.points)
-    shutil.rmtree(working / CHECKPOINT, ignore_errors=True)
-    os.replace(fresh, working / CHECKPOINT)  # noqa: PTH105 (a folder)
+    old = working / OLD
+    shutil.rmtree(old, ignore_errors=True)
+    if (working / CHECKPOINT).exists():
+        (working / CHECKPOINT).replace(old)
+    fresh.replace(working / CHECKPOINT)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def last_checkpoint(working: Path | None) -> tuple[State, Tensors]:
     """State and tensors of the last checkpoint; a fresh state and no tensors without one."""
     from safetensors.torch import load_file
 
-    if working is None or not (folder := working / CHECKPOINT).exists():
+    # Killed between two renamings, the one before is still there.
+    kept = (working / name for name in (CHECKPOINT, OLD)) if working else ()
+    folder = next((path for path in kept if path.exists()), None)
+    if folder is None:
         return State(), {}
     tensors = load_file(folder / "state.safetensors")
     best = {n.removesuffix("|best"): tensors.pop(n) for n in list(tensors) if n.endswith("|best")}
@@ -108,7 +115,7 @@ def write_adapter(model: Any, base: str, working: Path) -> None:
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    state = get_peft_model_state_dict(model)
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
     half = {name: tensor.to("cpu", torch.float16).contiguous() for name, tensor in state.items()}
     save_file(half, working / "adapter_model.safetensors", metadata={"format": "pt"})
     config = model.peft_config["default"].to_dict()

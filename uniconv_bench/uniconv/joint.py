@@ -348,7 +348,9 @@ def _contrasts(
     if weights.cii and batch.contrasts:
         if weights.cii_score == "embedding":
             anchors = of("anchor", range(len(batch.anchors)))
-            grid = anchors @ of("target", range(len(batch.targets))).T
+            targets = of("target", range(len(batch.targets)))
+            with torch.autocast(table.device.type, enabled=False):
+                grid = anchors @ targets.T
         else:
             grid = in_places(scores, batch)
         tau, score = weights.cii_temperature, weights.cii_score

@@ -160,16 +160,18 @@ def make_batch(
     for row, example in enumerate(group):
         for passage in without(tuple(candidates.values()), example.targets):
             allowed[row, column[passage.passage_id]] = True
+    prompts = [
+        form.prompt(e.turn, _evidence(e, p, training, shuffle), training.session_mask)
+        for e, p in zip(group, grounds, strict=True)
+    ]
+    # Drawn last: whatever L_CII contrasts, the other losses read the same.
     anchors, targets, contrasts = _contrasts(group, grounds, training, form, shuffle)
     return Batch(
         queries=[form.query(e.turn, training.retrieval_input) for e in group],
         positives=[None if p is None else column[p.passage_id] for p in chosen],
         candidates=[form.passage(p) for p in candidates.values()],
         allowed=allowed,
-        prompts=[
-            form.prompt(e.turn, _evidence(e, p, training, shuffle), training.session_mask)
-            for e, p in zip(group, grounds, strict=True)
-        ],
+        prompts=prompts,
         responses=[None if e.response is None else form.response(e.response) for e in group],
         anchors=anchors,
         targets=targets,
@@ -261,7 +263,7 @@ def _drawn(rivals: Sequence[T], training: Training, shuffle: random.Random) -> l
 def _unlike(example: Example, negatives: CiiNegatives) -> list[str]:
     """Responses to something else, or by someone else."""
     if negatives == "sampled_generation":
-        return [] if example.sampled is None else [example.sampled]
+        return [example.sampled] if example.sampled else []
     return [u.text for u in example.turn.history if u.role == "assistant"][-1:]
 
 

@@ -41,7 +41,7 @@ the former meaning no longer fit."""
 TRIM_STEPS = 8
 """Giving memory back takes seconds, for what the next step has to ask for again."""
 NO_MATTER = ("checkpoint_steps", "tokens_at_once", "gradient_checkpointing", "guards")
-"""Settings that change no weight beyond rounding."""
+"""Settings that change no weight beyond rounding (`tokens_at_once` does where there is dropout)."""
 
 
 def identity(
@@ -64,11 +64,15 @@ def identity(
         origins: under the names of the card's fields, what identifies the adapter that it starts
             with and what it learns from a teacher, if any.
     """
-    settings = training.model_dump(
-        mode="json",
-        exclude={"sources", "start", "hard_negatives_adapter", "distillation", *NO_MATTER},
-        exclude_defaults=True,
-    )
+    ignored = {"sources", "start", "hard_negatives_adapter", "distillation", *NO_MATTER}
+    if training.lora.dropout:  # drawn part by part
+        ignored.discard("tokens_at_once")
+    settings = training.model_dump(mode="json", exclude=ignored, exclude_defaults=True)
+    taught = training.distillation and training.distillation.responses == "teacher"
+    if taught or training.cii_negatives == "sampled_generation":
+        origins["answer_tokens"] = {task.card.name: task.card.answer_tokens for task in tasks}
+    if training.hard_negatives_from == "dense":
+        origins["mined_in"] = inference.model_dump(include={"dtype", "lora", "encode_batch_tokens"})
     return {
         "recipe": RECIPE,
         "backbone": backbone.revision,
@@ -120,7 +124,7 @@ def train_adapter(
         working: where checkpoints and the adapter go; None in all processes but the first.
         progress: told of every step.
         processes: that share every step's work, None being one alone; the weights are the same to
-            rounding, however many there are.
+            rounding, however many there are, where there is no dropout.
         origin: folder of the adapter whose weights it begins with; None: its own random ones.
         teacher: of its `distillation`, if it has one.
         miner: folder of the adapter that mines hard negatives, where the card names one.
@@ -149,7 +153,8 @@ def train_adapter(
     plan = plan[: training.max_steps]
     if not plan:
         raise UserError(f"nothing to train {name} on", mend="give its card tasks with train turns")
-    points = groups(held, training, 0)
+    # Each of them once, however often the mixture trains on its task.
+    points = groups(held, training.model_copy(update={"mixture": {}}), 0)
     if training.validation and not points:
         raise UserError(
             f"the conversations held out of {name} have fewer than two turns of any task",

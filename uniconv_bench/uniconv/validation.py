@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from uniconv_bench.errors import UserError
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.system_cards import Training, Validation
 from uniconv_bench.uniconv.checkpoint import Row
@@ -104,6 +105,11 @@ class Validator:
         guards = self._guards.measure(model, before[0]["guards"] if before else None)
         model.train(training)
         names = [name for name in self._weights if any(name in terms for terms in found)]
+        if lacking := [n for n, weight in self._weights.items() if weight and n not in names]:
+            raise UserError(
+                f"no held-out turn has anything to measure losses.{lacking[0]} by",
+                mend="raise validation.share or validation.turns on the card",
+            )
         columns = {name: [terms[name] for terms in found if name in terms] for name in names}
         means = {name: sum(values) / len(values) for name, values in columns.items()}
         loss = sum(self._weights[name] * value for name, value in means.items())
