@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from uniconv_bench.conversation import Passage, Turn, Utterance
+from uniconv_bench.errors import UserError
 from uniconv_bench.prompts import INSTRUCTION, PromptFormat
 
 PASSAGES = [Passage("p1", "The lamp was lit in 1890.", "Harrow [SEP] Lamp"), Passage("p2", "Fog.")]
@@ -112,3 +114,10 @@ def test_under_a_session_mask_the_end_token_stands_for_the_session(
     assert prompt.ids[: prompt.unseen + 1] == form.query(TURN)
     assert prompt.start == prompt.unseen + 1 + leaks
     assert prompt.ids[prompt.unseen + 1 :] == plain.ids[len(session) :]
+
+
+def test_a_tokenizer_of_no_chat_model_is_refused(tiny_tokenizer: Any) -> None:
+    plain = copy.deepcopy(tiny_tokenizer)
+    plain.chat_template = None
+    with pytest.raises(UserError, match="has no chat template or end token; name a chat model"):
+        PromptFormat(plain, 100, 20)

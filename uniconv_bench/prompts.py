@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from jinja2 import TemplateError
 
 from uniconv_bench.conversation import Passage, SessionMask, Turn, Utterance
+from uniconv_bench.errors import UserError
 
 History = Literal["session", "query"]
 
@@ -51,12 +52,20 @@ class PromptFormat:
         tokenizer: a transformers tokenizer with a chat template and an `eos_token`.
         session_tokens: most tokens of a session; oldest exchanges are dropped whole beyond it.
         passage_tokens: most tokens of a passage, end token included.
+
+    Raises:
+        UserError: the tokenizer is not of a chat model.
     """
 
     def __init__(self, tokenizer: Any, session_tokens: int, passage_tokens: int):
         self.tokenizer = tokenizer
         self.session_tokens = session_tokens
         self.passage_tokens = passage_tokens
+        if not tokenizer.chat_template or tokenizer.eos_token_id is None:
+            raise UserError(
+                f"the tokenizer of {tokenizer.name_or_path} has no chat template or end token",
+                mend="name a chat model under [backbone] on the card",
+            )
         self.end: int = tokenizer.eos_token_id
         self._system_role = self._knows_system_role()
         self._closing = self._render([Utterance("user", _MARK)]).rpartition(_MARK)[2]

@@ -152,7 +152,8 @@ def train_adapter(
     plan = [(e, g) for e in range(training.epochs) for g in groups(data, training, e)]
     plan = plan[: training.max_steps]
     if not plan:
-        raise UserError(f"nothing to train {name} on", mend="give its card tasks with train turns")
+        mend = "give its card tasks with train turns, and a batch_size of 2 or more: it contrasts"
+        raise UserError(f"nothing to train {name} on", mend=mend)
     # Each of them once, however often the mixture trains on its task.
     points = groups(held, training.model_copy(update={"mixture": {}}), 0)
     if training.validation and not points:
