@@ -306,7 +306,7 @@ def _with_adapter(load: Callable[[str], Any], folder: Path, dtype: str, merge: b
 
     names = _adapter_names(folder)
     model = PeftModel.from_pretrained(load("float32" if merge else dtype), str(folder)).eval()
-    strange = names ^ set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    strange = names ^ set(get_peft_model_state_dict(model))
     if strange:
         what = f"this adapter is of another model: {min(strange)} has no counterpart"
         raise UserError(what, where=folder, mend="name the backbone that it was trained on")
