@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from uniconv_bench import costs, evaluate
+from uniconv_bench import costs, evaluation
 from uniconv_bench.artefacts import missing_artefact, open_artefact
 from uniconv_bench.system import Answer
 
@@ -118,12 +118,12 @@ def test_an_answer_written_twice_is_survived(tmp_path: Path) -> None:
         '{"turn_id": "1_2", "answer": "c"}\n{"turn_id": "1_3", "ans'
     )
     expected = {"1_1": Answer("1_1", "a"), "1_2": Answer("1_2", "b")}
-    assert evaluate._answers_so_far(path, 1) == expected
+    assert evaluation._answers_so_far(path, 1) == expected
     assert len(path.read_text().splitlines()) == 2
-    assert evaluate._answers_so_far(path, 2) == expected
+    assert evaluation._answers_so_far(path, 2) == expected
     path.write_text(path.read_text() + "\0\0\0\n" + '{"turn_id": "1_4", "answer": "d"}\n')
-    assert evaluate._answers_so_far(path, 1) == expected
-    assert evaluate._answers_so_far(path, 3) == {}
+    assert evaluation._answers_so_far(path, 1) == expected
+    assert evaluation._answers_so_far(path, 3) == {}
 
 
 def cost(folder: Path) -> dict[str, float]:

@@ -293,14 +293,15 @@ def _turns() -> Sequence[Any]:
 
 def test_what_is_compared_is_trained_on_the_same_turns(private_cache: Path) -> None:
     """The adapters of uniconv, its ablations and `separate`: one plan of steps."""
-    from uniconv_bench.uniconv.mixture import examples, groups
+    from uniconv_bench.uniconv.mixture import examples, groups, supervised
 
     plans = {}
     for system in ("uniconv", "uniconv-no-cii", "uniconv-no-ddm", "separate"):
         setup = Setup.of(system, "sample", Silent())
         for name, training in setup.card.adapters.items():
             (task, *_) = training.tasks
-            data = {task: examples(setup.training_tasks[task], training, Silent())}
+            of = setup.training_tasks[task]
+            data = {task: examples(of, supervised(of), training, Silent())}
             steps = groups(data, training, 0)
             plans[system, name] = [[e.turn.turn_id for e in group] for group in steps]
             assert (

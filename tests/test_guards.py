@@ -9,16 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from test_uniconv import END, INFERENCE, task, trained, training
+from test_uniconv import END, INFERENCE, learnt, task, trained, training
 
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import PromptFormat
-from uniconv_bench.system_cards import Guards as Bounds
-from uniconv_bench.system_cards import Validation
+from uniconv_bench.training_cards import Guards as Bounds
+from uniconv_bench.training_cards import Validation
 from uniconv_bench.uniconv.embedding import embed
 from uniconv_bench.uniconv.guards import Guards, chat, warnings
 from uniconv_bench.uniconv.losses import response_nll
-from uniconv_bench.uniconv.mixture import examples
 
 
 @pytest.fixture
@@ -28,11 +27,11 @@ def form(tiny_tokenizer: Any) -> PromptFormat:
 
 def guards(form: PromptFormat, **changes: Any) -> Guards:
     chosen = training(**changes)
-    return Guards(examples(task(), chosen, Silent()), chosen, form)
+    return Guards(learnt(task(), chosen), chosen, form)
 
 
 def test_embeddings_by_hand(tiny_model: Any, form: PromptFormat) -> None:
-    judged = [e for e in examples(task(), training(), Silent()) if e.targets]
+    judged = [e for e in learnt(task(), training()) if e.targets]
     sessions = embed(tiny_model, [form.query(e.turn) for e in judged], END)
     passages = embed(tiny_model, [form.passage(e.targets[0]) for e in judged], END)
     found = guards(form).measure(tiny_model, None)
@@ -50,7 +49,7 @@ def test_embeddings_by_hand(tiny_model: Any, form: PromptFormat) -> None:
 def test_likelihoods_by_hand(mask: Any, tiny_model: Any, form: PromptFormat) -> None:
     found = guards(form, session_mask=mask).measure(tiny_model, None)
     nll, tokens = {"shown": 0.0, "hidden": 0.0}, 0
-    for example in examples(task(), training(), Silent()):
+    for example in learnt(task(), training()):
         if example.grounds:
             response = form.response(example.response or "")
             tokens += len(response)
@@ -65,7 +64,7 @@ def test_likelihoods_by_hand(mask: Any, tiny_model: Any, form: PromptFormat) -> 
 def test_a_passage_shared_by_two_turns_is_not_another_turns(
     tiny_model: Any, form: PromptFormat
 ) -> None:
-    (first, *others) = [e for e in examples(task(), training(), Silent()) if e.targets]
+    (first, *others) = [e for e in learnt(task(), training()) if e.targets]
     twice = [first, first, others[0]]
     numbers = Guards(twice, training(), form).measure(tiny_model, None)
     once = Guards([first, others[0]], training(), form).measure(tiny_model, None)
@@ -80,7 +79,7 @@ def test_a_passage_shared_by_two_turns_is_not_another_turns(
 def test_turns_without_supervision_have_no_such_numbers(
     tiny_model: Any, form: PromptFormat
 ) -> None:
-    bare = [replace(e, targets=(), grounds=()) for e in examples(task(), training(), Silent())]
+    bare = [replace(e, targets=(), grounds=()) for e in learnt(task(), training())]
     found = Guards(bare, training(), form).measure(tiny_model, None)
     assert set(found) == {"chat_nll", "forgetting"}
     assert warnings(found, Bounds()) == {}

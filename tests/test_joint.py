@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from test_uniconv import END, INFERENCE, WEIGHTS, task, training
+from test_uniconv import END, INFERENCE, WEIGHTS, learnt, task, training
 
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import PromptFormat
-from uniconv_bench.system_cards import Lora
+from uniconv_bench.training_cards import Lora
+from uniconv_bench.uniconv.adapter import adapted
 from uniconv_bench.uniconv.backbone import find_backbone, load_model
-from uniconv_bench.uniconv.joint import joint_step
+from uniconv_bench.uniconv.joint import JointLoss
 from uniconv_bench.uniconv.losses import Weights, loss_terms
-from uniconv_bench.uniconv.mixture import examples, make_batch
-from uniconv_bench.uniconv.training import adapted
+from uniconv_bench.uniconv.mixture import make_batch
 from uniconv_bench.uniconv.tree import Packed, Row, pack, size
 
 torch.set_num_threads(1)
@@ -88,7 +88,7 @@ def form(tiny_tokenizer: Any) -> PromptFormat:
 
 def batch_of(form: PromptFormat, **changes: Any) -> Any:
     chosen = training(**changes)
-    return make_batch(examples(task(), chosen, Silent()), chosen, form, random.Random(0))
+    return make_batch(learnt(task(), chosen), chosen, form, random.Random(0))
 
 
 def reference(model: Any, batch: Any, weights: Weights) -> tuple[dict[str, float], dict[str, Any]]:
@@ -145,7 +145,7 @@ def test_one_pass_has_the_gradients_of_three(
     values, wanted = reference(tiny_model, batch, weights)
     assert set(values) == {"retrieval", "generation", "cii"}
     tiny_model.zero_grad()
-    found = joint_step(tiny_model, batch, weights, END, tokens_at_once=tokens_at_once)
+    found = JointLoss(tiny_model, weights, END, tokens_at_once=tokens_at_once).step(batch)
     assert found == pytest.approx(values, rel=1e-5)
     assert distance(gradients(tiny_model), wanted) < 5e-5
 
@@ -157,7 +157,7 @@ def test_one_objective_alone(term: str, tiny_model: Any, form: PromptFormat) -> 
     batch = batch_of(form)
     values, wanted = reference(tiny_model, batch, weights)
     tiny_model.zero_grad()
-    assert joint_step(tiny_model, batch, weights, END) == pytest.approx(values, rel=1e-5)
+    assert JointLoss(tiny_model, weights, END).step(batch) == pytest.approx(values, rel=1e-5)
     assert set(values) == {term}
     assert distance(gradients(tiny_model), wanted) < 5e-5
 
@@ -168,7 +168,7 @@ def test_sessions_cut_to_the_limit(tiny_model: Any, tiny_tokenizer: Any) -> None
     assert max(map(len, batch.candidates)) == 12
     values, wanted = reference(tiny_model, batch, WEIGHTS)
     tiny_model.zero_grad()
-    assert joint_step(tiny_model, batch, WEIGHTS, END) == pytest.approx(values, rel=1e-5)
+    assert JointLoss(tiny_model, WEIGHTS, END).step(batch) == pytest.approx(values, rel=1e-5)
     assert distance(gradients(tiny_model), wanted) < 5e-5
 
 
@@ -185,7 +185,7 @@ def test_a_second_pass_draws_the_same_dropout(form: PromptFormat) -> None:
     handle = model.get_base_model().base_model.register_forward_hook(
         lambda module, inputs, output: seen.append(output.last_hidden_state.detach().clone())
     )
-    joint_step(model, batch, WEIGHTS, END, tokens_at_once=500)
+    JointLoss(model, WEIGHTS, END, tokens_at_once=500).step(batch)
     handle.remove()
     parts = len(seen) // 2
     assert parts > 1
@@ -220,7 +220,7 @@ def test_a_teachers_similarities_are_learnt_in_one_pass_as_in_several(
     values, wanted = reference(tiny_model, batch, weights)
     assert values["distillation"] > 0
     tiny_model.zero_grad()
-    found = joint_step(tiny_model, batch, weights, END, tokens_at_once=tokens_at_once)
+    found = JointLoss(tiny_model, weights, END, tokens_at_once=tokens_at_once).step(batch)
     assert found == pytest.approx(values, rel=1e-4)
     assert distance(gradients(tiny_model), wanted) < 1e-4
     _, others = reference(tiny_model, batch, replace(weights, distillation=1.0))

@@ -19,7 +19,8 @@ LAYERS = (
     {"errors"},
     {"files"},
     {"artefacts"},
-    {"conversation", "cards", "definitions", "formats", "lookup", "malformed", "system_cards"},
+    {"conversation", "cards", "definitions", "formats", "lookup", "malformed", "system_cards"}
+    | {"training_cards"},
     {"blocks"},
     {"corpus"},
     {"costs", "prompts", "system", "runs", "origin", "records", "registry", "progress", "outside"},
@@ -27,7 +28,7 @@ LAYERS = (
     {"rawfiles", "prepare", "mini", "whole", "task", "index", "encode", "decode", "metrics"},
     {"fetch", "uniconv"},
     {"assembly"},
-    {"evaluate", "export", "recording", "reproduce", "tables", "plots"},
+    {"evaluate", "evaluation", "export", "recording", "reproduce", "tables", "plots"},
     {"rescoring", "bundles", "submission", "leaderboard"},
     {"experiments", "estimate"},
     {"display", "doctor"},
@@ -46,7 +47,7 @@ ONLY = {
         *("index", "encode", "decode", "task", "uniconv"),
     },
     "uniconv": {
-        *("errors", "files", "artefacts", "cards", "system_cards"),
+        *("errors", "files", "artefacts", "cards", "system_cards", "training_cards"),
         *("conversation", "prompts", "system"),
         *("index", "encode", "decode", "task", "metrics"),
     },

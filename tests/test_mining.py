@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 from test_evaluate import ADAPTER, CARD
-from test_uniconv import END, INFERENCE, task, tiny, trained, training
+from test_uniconv import END, INFERENCE, learnt, task, tiny, trained, training
 
 from uniconv_bench import evaluate
 from uniconv_bench.assembly import Setup
@@ -19,7 +19,6 @@ from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.registry import system_card
 from uniconv_bench.uniconv.embedding import embed
 from uniconv_bench.uniconv.mining import by_embedding
-from uniconv_bench.uniconv.mixture import examples
 
 DENSE = training(hard_negatives_from="dense", hard_negatives=1)
 
@@ -45,7 +44,7 @@ def test_the_nearest_by_cosine(private_cache: Path, tiny_model: Any, tiny_tokeni
 
 def test_relevant_passages_are_no_negatives(private_cache: Path) -> None:
     mine = by_embedding(tiny(), None, DENSE, INFERENCE)
-    for example in examples(task(), DENSE, Silent(), mine):
+    for example in learnt(task(), DENSE, mine):
         assert example.negatives
         assert not set(example.turn.gold) & {p.passage_id for p in example.negatives}
 

@@ -18,7 +18,7 @@ from reading import prepared, unsized
 from uniconv_bench import cli
 from uniconv_bench.artefacts import MANIFEST
 from uniconv_bench.cards import Mini, Profile, Size, SplitSize, TaskCard
-from uniconv_bench.commands.results import _tasks
+from uniconv_bench.commands.board import _tasks
 from uniconv_bench.conversation import Conversation, Passage, Turn, Utterance
 from uniconv_bench.errors import UserError
 from uniconv_bench.prepare import is_prepared, prepare

@@ -20,12 +20,12 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.files import CACHE
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import PromptFormat
-from uniconv_bench.system_cards import Lora, Validation
+from uniconv_bench.training_cards import Lora, Validation
 from uniconv_bench.uniconv import training as training_module
+from uniconv_bench.uniconv.adapter import adapted
 from uniconv_bench.uniconv.backbone import find_backbone, load_model
-from uniconv_bench.uniconv.joint import joint_step
+from uniconv_bench.uniconv.joint import JointLoss
 from uniconv_bench.uniconv.processes import Processes
-from uniconv_bench.uniconv.training import adapted
 
 HERE = Path(__file__).parent
 START = """
@@ -38,13 +38,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 sys.path.insert(0, sys.argv[1])
 from test_joint import INFERENCE, WEIGHTS, batch_of, gradients
 from test_uniconv import END, Stopped, StopAfter, task, tiny, training
-from uniconv_bench.system_cards import Lora, Validation
+from uniconv_bench.training_cards import Lora, Validation
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import PromptFormat
-from uniconv_bench.uniconv.joint import joint_step
+from uniconv_bench.uniconv.joint import JointLoss
 from uniconv_bench.uniconv.processes import Processes
 from uniconv_bench.uniconv.backbone import find_backbone, load_model, load_tokenizer
-from uniconv_bench.uniconv.training import adapted, train_adapter
+from uniconv_bench.uniconv.adapter import adapted
+from uniconv_bench.uniconv.training import train_adapter
 from uniconv_bench.uniconv.sharding import shard
 PLAIN = training(lora=Lora(r=4, alpha=8, dropout=0.0))
 processes = Processes.joined()
@@ -56,9 +57,8 @@ tokenizer = AutoTokenizer.from_pretrained(sys.argv[3])
 form = PromptFormat(tokenizer, INFERENCE.session_tokens, INFERENCE.passage_tokens)
 for tokens in (None, 500):
     model.zero_grad()
-    terms = joint_step(
-        model, batch_of(form), WEIGHTS, END, tokens_at_once=tokens, processes=processes
-    )
+    loss = JointLoss(model, WEIGHTS, END, tokens_at_once=tokens, processes=processes)
+    terms = loss.step(batch_of(form))
     save_file(gradients(model), out / f"{processes.rank}-{tokens}.safetensors")
     (out / f"{processes.rank}-{tokens}.json").write_text(json.dumps(terms))
 Processes.parted()
@@ -92,9 +92,8 @@ form = PromptFormat(tokenizer, INFERENCE.session_tokens, INFERENCE.passage_token
 layers = model.get_base_model().base_model.layers
 for tokens in (None, 400):
     model.zero_grad()
-    terms = joint_step(
-        model, batch_of(form), WEIGHTS, END, tokens_at_once=tokens, processes=processes
-    )
+    loss = JointLoss(model, WEIGHTS, END, tokens_at_once=tokens, processes=processes)
+    terms = loss.step(batch_of(form))
     save_file(gradients(model), out / f"{processes.rank}-{tokens}.safetensors")
     frozen = [p for p in layers.parameters() if not p.requires_grad]
     told = {
@@ -151,7 +150,9 @@ def script(tmp_path: Path, tiny_folder: Path) -> Any:
 def test_two_processes_have_the_gradients_of_one(
     script: Any, tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, tiny_folder: Path
 ) -> None:
-    alone = joint_step(tiny_model, batch_of(PromptFormat(tiny_tokenizer, 300, 60)), WEIGHTS, END)
+    alone = JointLoss(tiny_model, WEIGHTS, END).step(
+        batch_of(PromptFormat(tiny_tokenizer, 300, 60))
+    )
     wanted = gradients(tiny_model)
     values = []
     together(script(START + GRADIENTS), tmp_path, tiny_folder)
@@ -196,7 +197,7 @@ def test_a_sharded_backbone_has_the_gradients_of_a_whole_one(
     torch.manual_seed(0)
     model = adapted(load_model(find_backbone("random-tiny"), "float32", Silent()), PLAIN)
     model.eval()
-    alone = joint_step(model, batch_of(PromptFormat(tiny_tokenizer, 300, 60)), WEIGHTS, END)
+    alone = JointLoss(model, WEIGHTS, END).step(batch_of(PromptFormat(tiny_tokenizer, 300, 60)))
     wanted = gradients(model)
     together(script(START + SHARDED), tmp_path, **FSDP2)
     for tokens in (None, 400):

@@ -20,7 +20,7 @@ from uniconv_bench.records import ResultRecord
 from uniconv_bench.registry import system_card, system_names
 from uniconv_bench.runs import read_run
 from uniconv_bench.task import load_task
-from uniconv_bench.uniconv import mixture
+from uniconv_bench.uniconv import loop
 
 SMALL = """
 [backbone]
@@ -227,8 +227,8 @@ def test_a_student_learns_what_its_teacher_says_and_finds_alike(
         seen.append([example.response for example in group])
         return make_batch(group, *given)
 
-    make_batch = mixture.make_batch
-    monkeypatch.setattr(mixture, "make_batch", watched)
+    make_batch = loop.make_batch
+    monkeypatch.setattr(loop, "make_batch", watched)
     path = student_of(tmp_path, teacher)
     assert Setup.of(path, "sample", Silent()).to_train() == ["joint"]
     run(path)

@@ -15,7 +15,7 @@ from uniconv_bench.assembly import Setup
 from uniconv_bench.conversation import Conversation, Passage, Turn, Utterance
 from uniconv_bench.errors import UserError
 from uniconv_bench.estimate import estimate
-from uniconv_bench.evaluate import Evaluation
+from uniconv_bench.evaluation import Evaluation
 from uniconv_bench.metrics import parse_metric
 from uniconv_bench.prepare import sample_of
 from uniconv_bench.progress import Silent

@@ -29,9 +29,12 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.files import CACHE
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import Prompt, PromptFormat
-from uniconv_bench.system_cards import SUPERVISED, Inference, Lora, Losses, Training
+from uniconv_bench.system_cards import Inference
+from uniconv_bench.training_cards import SUPERVISED, Lora, Losses, Training
+from uniconv_bench.uniconv.adapter import adapted
 from uniconv_bench.uniconv.backbone import Backbone, find_backbone
 from uniconv_bench.uniconv.embedding import embed, hidden_states
+from uniconv_bench.uniconv.loop import learning_rate
 from uniconv_bench.uniconv.losses import (
     Contrast,
     Weights,
@@ -42,8 +45,14 @@ from uniconv_bench.uniconv.losses import (
     response_nll,
     similarity_kl,
 )
-from uniconv_bench.uniconv.mixture import examples, groups, make_batch
-from uniconv_bench.uniconv.training import adapted, identity, learning_rate, train_adapter
+from uniconv_bench.uniconv.mixture import (
+    Example,
+    examples,
+    groups,
+    make_batch,
+    supervised,
+)
+from uniconv_bench.uniconv.training import identity, train_adapter
 
 torch.set_num_threads(1)  # two layers of 32 dimensions: threads only wait for each other
 END = 2
@@ -87,6 +96,11 @@ def task(name: str = "toy", turns: int = 8) -> Any:
     ]
     card = SimpleNamespace(name=name, bm25=Bm25Settings(), answer_tokens=8)
     return SimpleNamespace(card=card, corpus=corpus, turns=lambda split: train, digest="toy")
+
+
+def learnt(of: Any, chosen: Training, *mine: Any) -> list[Example]:
+    """What is learnt from all training turns of a task."""
+    return examples(of, supervised(of), chosen, Silent(), *mine)
 
 
 def training(**changes: Any) -> Training:
@@ -169,7 +183,7 @@ def gradients(model: Any, terms: Any) -> dict[str, torch.Tensor]:
 
 def test_terms_add_up_to_the_joint_loss(tiny_model: Any, form: PromptFormat) -> None:
     chosen = training()
-    data = examples(task(), chosen, Silent())
+    data = learnt(task(), chosen)
     batch = make_batch(data, chosen, form, random.Random(0))
     apart = gradients(tiny_model, loss_terms(tiny_model, batch, WEIGHTS, END, turns_at_once=3))
     terms = list(loss_terms(tiny_model, batch, WEIGHTS, END, turns_at_once=100))
@@ -185,7 +199,7 @@ def test_terms_without_weight_or_supervision_are_left_out(
     tiny_model: Any, form: PromptFormat
 ) -> None:
     chosen = training()
-    data = examples(task(), chosen, Silent())
+    data = learnt(task(), chosen)
     batch = make_batch(data, chosen, form, random.Random(0))
     alone = Weights(0.0, 1.0, 0.0, 0.05, 0.1)
     assert {n for n, _, _ in loss_terms(tiny_model, batch, alone, END)} == {"generation"}
@@ -200,7 +214,7 @@ def test_false_negatives_are_marked_by_passage_and_by_normalised_response(
     form: PromptFormat,
 ) -> None:
     chosen = training(hard_negatives=0)
-    data = examples(task(), chosen, Silent())[:4]
+    data = learnt(task(), chosen)[:4]
     twice = [data[0], replace(data[0], response="LIGHT keeper 0!"), *data[1:]]
     batch = make_batch(twice, chosen, form, random.Random(0))
     assert batch.positives == [0, 0, 1, None, 2]
@@ -228,7 +242,7 @@ def said(form: PromptFormat, batch: Any, pair: tuple[int, int]) -> tuple[str, st
 @pytest.mark.parametrize("negatives", ["previous_turn", "sampled_generation"])
 def test_the_same_response_is_no_rival(negatives: Any, form: PromptFormat) -> None:
     chosen = training(cii_negatives=negatives)
-    found = [e for e in examples(task(), chosen, Silent()) if e.targets]
+    found = [e for e in learnt(task(), chosen) if e.targets]
     group = [replace(e, response="a LIGHT!", sampled="A light.") for e in found[:3]]
     assert make_batch(group, chosen, form, random.Random(0)).contrasts == []
 
@@ -245,7 +259,7 @@ def test_the_same_response_is_no_rival(negatives: Any, form: PromptFormat) -> No
 )
 def test_rivals_of_a_response(negatives: Any, wrong: Any, score: Any, form: PromptFormat) -> None:
     chosen = training(cii_negatives=negatives, cii_score=score)
-    group = [replace(e, sampled="Nobody.") for e in examples(task(), chosen, Silent()) if e.targets]
+    group = [replace(e, sampled="Nobody.") for e in learnt(task(), chosen) if e.targets]
     batch = make_batch(group, chosen, form, random.Random(0))
     (fourth,) = (c for c in batch.contrasts if batch.anchors[c.right[0]].turn == 3)
     assert said(form, batch, fourth.right) == ("Light 4 was kept by keeper 4", "Light keeper 4.")
@@ -276,7 +290,7 @@ def test_other_losses_read_the_same_whatever_cii_contrasts(form: PromptFormat) -
         {"cii_negatives": "retrieved_wrong_passage", "cii_rivals": 1},
     ):
         chosen = training(generation_input="session+passage", **changes)
-        group = examples(task(), chosen, Silent())
+        group = learnt(task(), chosen)
         made.append(make_batch(group, chosen, form, random.Random(0)))
     assert made[0].prompts == made[1].prompts == made[2].prompts
     assert made[0].candidates == made[1].candidates == made[2].candidates
@@ -289,8 +303,8 @@ def test_other_losses_read_the_same_whatever_cii_contrasts(form: PromptFormat) -
 def test_what_a_regime_leaves(ddm: Any, passages: int, responses: int, form: PromptFormat) -> None:
     losses = {name: float(name in SUPERVISED[ddm]) for name in ("retrieval", "generation", "cii")}
     chosen = training(ddm=ddm, losses=losses, generation_input="session+passage")
-    found = examples(task(), chosen, Silent())
-    assert [e.turn for e in found] == [e.turn for e in examples(task(), training(), Silent())]
+    found = learnt(task(), chosen)
+    assert [e.turn for e in found] == [e.turn for e in learnt(task(), training())]
     assert sum(bool(e.targets) for e in found) == passages
     assert sum(e.response is not None for e in found) == responses
     assert not any(e.targets and e.response is not None for e in found)
@@ -301,22 +315,22 @@ def test_what_a_regime_leaves(ddm: Any, passages: int, responses: int, form: Pro
 
 
 def test_hard_negatives_are_neighbours_but_never_relevant() -> None:
-    for example in examples(task(), training(), Silent()):
+    for example in learnt(task(), training()):
         relevant = {p.passage_id for p in example.targets}
         assert example.negatives == example.distractors != ()
         assert not relevant & {p.passage_id for p in example.negatives}
 
 
 def test_without_ddm_one_text_serves_both(form: PromptFormat) -> None:
-    plain = {e.turn.turn_id: e for e in examples(task(), training(), Silent())}
-    for example in examples(task(), training(ddm="response_as_passage"), Silent()):
+    plain = {e.turn.turn_id: e for e in learnt(task(), training())}
+    for example in learnt(task(), training(ddm="response_as_passage")):
         assert [p.text for p in example.targets] == [example.response]
         assert example.response == plain[example.turn.turn_id].response
         assert example.negatives and all(
             p.passage_id.startswith("response:") and p.text != example.response
             for p in example.negatives
         )
-    for example in examples(task(), training(ddm="passage_as_response"), Silent()):
+    for example in learnt(task(), training(ddm="passage_as_response")):
         assert example.targets == plain[example.turn.turn_id].targets
         assert example.response == (example.targets[0].text if example.targets else None)
 
@@ -327,7 +341,7 @@ def test_without_ddm_everything_else_is_the_same(ddm: Any, form: PromptFormat) -
     made = {}
     for kind in ("both", ddm):
         chosen = training(ddm=kind, generation_input="session+passage", generation_passages=2)
-        group = [e for e in examples(task(), chosen, Silent()) if e.turn.gold]
+        group = [e for e in learnt(task(), chosen) if e.turn.gold]
         made[kind] = make_batch(group, chosen, form, random.Random(0))
         for example, prompt in zip(group, made[kind].prompts, strict=True):
             assert form.tokenizer.decode(prompt.ids).count("was kept by") == 3
@@ -347,7 +361,7 @@ def test_generation_reads_the_gold_passage_among_distractors_or_the_session_alon
 ) -> None:
     for kind, passages in (("session", 0), ("session+passage", 3)):
         chosen = training(generation_input=kind, generation_passages=2)
-        group = [e for e in examples(task(), chosen, Silent()) if e.targets]
+        group = [e for e in learnt(task(), chosen) if e.targets]
         batch = make_batch(group, chosen, form, random.Random(0))
         for example, prompt in zip(group, batch.prompts, strict=True):
             text = form.tokenizer.decode(prompt.ids)
@@ -357,12 +371,12 @@ def test_generation_reads_the_gold_passage_among_distractors_or_the_session_alon
 
 def test_turns_do_not_depend_on_what_is_weighted() -> None:
     """Else adapters would differ in their data beside their losses; turn 2 has no passage."""
-    wanted = [e.turn.turn_id for e in examples(task(), training(), Silent())]
+    wanted = [e.turn.turn_id for e in learnt(task(), training())]
     assert len(wanted) == 8
     for term in ("retrieval", "generation", "cii"):
         losses = Losses(**{"retrieval": 0.0, "generation": 0.0, "cii": 0.0} | {term: 1.0})
         for ddm in ("both", "response_as_passage", "passage_as_response"):
-            data = examples(task(), training(losses=losses, ddm=ddm), Silent())
+            data = learnt(task(), training(losses=losses, ddm=ddm))
             assert [e.turn.turn_id for e in data] == wanted
 
 
@@ -370,12 +384,12 @@ def test_turns_without_passage_and_response_are_left_out() -> None:
     bare = task()
     silent = [replace(turn, references=()) for turn in bare.turns("train")]
     bare.turns = lambda split: silent
-    assert [e.turn.number for e in examples(bare, training(), Silent())] == [2] * 7
+    assert [e.turn.number for e in learnt(bare, training())] == [2] * 7
 
 
 def test_groups_hold_one_task_each_and_every_turn_once_an_epoch() -> None:
     chosen = training(batch_size=3)
-    data = {n: examples(task(n, size), chosen, Silent()) for n, size in (("a", 6), ("b", 8))}
+    data = {n: learnt(task(n, size), chosen) for n, size in (("a", 6), ("b", 8))}
     first = groups(data, chosen, 0)
     assert first == groups(data, chosen, 0)
     assert first != groups(data, chosen, 1)
@@ -387,7 +401,7 @@ def test_groups_hold_one_task_each_and_every_turn_once_an_epoch() -> None:
 
 def test_a_mixture_reads_a_task_more_often_or_in_part() -> None:
     chosen = training(tasks=("a", "b"), batch_size=2, mixture={"a": 2.0, "b": 0.5})
-    data = {n: examples(task(n, size), chosen, Silent()) for n, size in (("a", 6), ("b", 8))}
+    data = {n: learnt(task(n, size), chosen) for n, size in (("a", 6), ("b", 8))}
     read = [Counter(id(e) for g in groups(data, chosen, epoch) for e in g) for epoch in (0, 1)]
     for epoch in read:
         assert [epoch[id(e)] for e in data["a"]] == [2] * 6
@@ -483,7 +497,7 @@ def test_memory_that_was_kept_is_given_back() -> None:
     script = """
 import torch
 from pathlib import Path
-from uniconv_bench.uniconv.training import give_back_memory, keep_freed_memory
+from uniconv_bench.uniconv.memory import give_back_memory, keep_freed_memory
 def held():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4 >> 10
 keep_freed_memory()

@@ -14,19 +14,21 @@ from typing import Any
 import pytest
 import torch
 from test_joint import WEIGHTS, batch_of, distance, gradients
-from test_uniconv import END, INFERENCE, StopAfter, Stopped, task, tiny, trained, training
+from test_uniconv import END, INFERENCE, StopAfter, Stopped, learnt, task, tiny, trained, training
 
 from uniconv_bench.cli import main
+from uniconv_bench.conversation import Turn
 from uniconv_bench.errors import UserError
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import PromptFormat
-from uniconv_bench.system_cards import Guards, Lora, Training, Validation
+from uniconv_bench.training_cards import Guards, Lora, Training, Validation
+from uniconv_bench.uniconv.adapter import adapted
 from uniconv_bench.uniconv.backbone import load_model
 from uniconv_bench.uniconv.checkpoint import State
-from uniconv_bench.uniconv.joint import joint_loss, joint_step
-from uniconv_bench.uniconv.mixture import Example, examples, make_batch
+from uniconv_bench.uniconv.joint import JointLoss
+from uniconv_bench.uniconv.mixture import examples, make_batch, supervised
 from uniconv_bench.uniconv.report import Journal
-from uniconv_bench.uniconv.training import adapted, identity
+from uniconv_bench.uniconv.training import identity, train_adapter
 from uniconv_bench.uniconv.validation import best, held_out, stalled
 
 WATCHED = Validation(share=0.25, every=1)
@@ -49,10 +51,10 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 # --- what is held out -----------------------------------------------------------------------------
 
 
-def conversations(count: int, turns: int) -> list[Example]:
-    (first, *_) = examples(task(), training(), Silent())
+def conversations(count: int, turns: int) -> list[Turn]:
+    (first, *_) = supervised(task())
     return [
-        replace(first, turn=replace(first.turn, turn_id=f"c{c}_{n}", conversation_id=f"c{c}"))
+        replace(first, turn_id=f"c{c}_{n}", conversation_id=f"c{c}")
         for c in range(count)
         for n in range(turns)
     ]
@@ -66,11 +68,38 @@ def test_conversations_are_held_out_whole_and_at_most_so_many_turns() -> None:
         for name, all_of_it in data.items():
             assert [e for e in all_of_it if e in kept[name]] == kept[name]
             assert len(kept[name]) + len(held[name]) == len(all_of_it)
-            apart = [{e.turn.conversation_id for e in part[name]} for part in (kept, held)]
+            apart = [{turn.conversation_id for turn in part[name]} for part in (kept, held)]
             assert not apart[0] & apart[1]
     again = held_out(data, Validation(share=0.2, turns=20), 13)[1]
     assert again == held
     assert held_out(data, Validation(share=0.2, turns=20), 14)[1] != held
+
+
+@pytest.mark.parametrize("ddm", ["both", "response_as_passage"])
+def test_nothing_held_out_is_learnt_from(ddm: Any) -> None:
+    of, chosen = task(), training(ddm=ddm)
+    kept, held = held_out({"toy": supervised(of)}, Validation(share=0.5), 13)
+    found = examples(of, kept["toy"], chosen, Silent())
+    assert [e.turn for e in found] == kept["toy"]
+    responses = {f"response:{turn.turn_id}" for turn in held["toy"]}
+    assert responses and all(e.negatives for e in found)
+    assert not responses & {p.passage_id for e in found for p in e.negatives}
+
+
+def test_nothing_to_measure_is_no_loss_of_0(tmp_path: Path) -> None:
+    losses = {"retrieval": 1.0, "generation": 0.0, "cii": 0.0}
+    bare = task()
+    turns = [replace(t, gold=t.gold if n < 4 else ()) for n, t in enumerate(supervised(bare))]
+    bare.turns = lambda split: turns
+    chosen = training(losses=losses, validation=WATCHED, seed=unjudged(turns))
+    with pytest.raises(UserError, match=r"has anything to measure losses\.retrieval by"):
+        train_adapter(*("toy", tiny(), chosen, INFERENCE, [bare], tmp_path, Silent()))
+
+
+def unjudged(turns: list[Turn]) -> int:
+    """A seed by which no held-out turn has a passage."""
+    drawn = ((seed, held_out({"toy": turns}, WATCHED, seed)[1]["toy"]) for seed in range(1000))
+    return next(seed for seed, held in drawn if not any(turn.gold for turn in held))
 
 
 def test_a_task_is_never_held_out_whole() -> None:
@@ -91,9 +120,9 @@ def test_the_validation_loss_is_that_of_a_step(
     tokens_at_once: int | None, tiny_model: Any, form: PromptFormat
 ) -> None:
     batch = batch_of(form)
-    found = joint_loss(tiny_model, batch, WEIGHTS, END, tokens_at_once=tokens_at_once)
+    found = JointLoss(tiny_model, WEIGHTS, END, tokens_at_once=tokens_at_once).value(batch)
     assert all(parameter.grad is None for parameter in tiny_model.parameters())
-    wanted = joint_step(tiny_model, batch, WEIGHTS, END, tokens_at_once=tokens_at_once)
+    wanted = JointLoss(tiny_model, WEIGHTS, END, tokens_at_once=tokens_at_once).step(batch)
     assert found == pytest.approx(wanted, rel=1e-6)
 
 
@@ -265,7 +294,7 @@ def test_a_tracker_that_is_not_installed_is_an_error(
 
 def test_masked_pairs_are_counted(form: PromptFormat) -> None:
     """Turn 1 says what turn 0 says; turn 2 has no passage. Turns 0 and 3 share passage 3."""
-    data = examples(task(), training(hard_negatives=0), Silent())[:4]
+    data = learnt(task(), training(hard_negatives=0))[:4]
     shared = replace(data[0], targets=(*data[0].targets, *data[3].targets))
     batch = make_batch([shared, *data[1:]], training(hard_negatives=0), form, random.Random(1))
     assert len(batch.candidates) == 3
@@ -290,7 +319,7 @@ def test_gradient_checkpointing_has_the_same_gradients(
         calls: list[int] = []
         layer = model.get_base_model().base_model.layers[0].self_attn
         handle = layer.register_forward_hook(lambda *given, calls=calls: calls.append(1))
-        joint_step(model, batch_of(form), WEIGHTS, END, tokens_at_once=tokens_at_once)
+        JointLoss(model, WEIGHTS, END, tokens_at_once=tokens_at_once).step(batch_of(form))
         handle.remove()
         found.append((gradients(model), len(calls)))
     (plain, once), (checkpointed, again) = found

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from uniconv_bench import __version__
-from uniconv_bench.commands import files, look, results, stages
+from uniconv_bench.commands import board, files, look, results, stages
 from uniconv_bench.commands.shared import first_process, note, several_processes
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import CACHE, cache_dir, require_writable
@@ -74,11 +74,11 @@ GROUPS: Mapping[str, tuple[str, Mapping[str, Callable[..., Any]]]] = {
     ),
     "submit": (
         "Pack and check a leaderboard submission.",
-        {"pack": results.submit_pack, "check": results.submit_check},
+        {"pack": board.submit_pack, "check": board.submit_check},
     ),
     "leaderboard": (
         "Recompute and render the leaderboard.",
-        {"build": results.leaderboard_build},
+        {"build": board.leaderboard_build},
     ),
 }
 

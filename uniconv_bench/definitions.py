@@ -252,6 +252,11 @@ GENERATION: dict[str, Entry[AnswerValue]] = {
 """Name -> the metric."""
 
 
+def of_stage(names: Iterable[str], stage: Stage) -> list[str]:
+    """Those metrics that are of a stage, each once."""
+    return [name for name in dict.fromkeys(names) if parse_metric(name).stage == stage]
+
+
 def parse_metric(name: str) -> Metric:
     """The metric of a canonical name, as `ndcg@3`, `recall@10`, `mrr` or `f1`.
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from uniconv_bench.commands.example import Example
     from uniconv_bench.doctor import Check
     from uniconv_bench.records import ResultRecord
-    from uniconv_bench.system_cards import ByProfile, SystemCard
+    from uniconv_bench.system_cards import SystemCard
+    from uniconv_bench.training_cards import ByProfile
 
 WIDEST, UTTERANCES = 100, 4
 """Columns of a task card, whose lines are read one by one; utterances of history that it shows."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from uniconv_bench.assembly import BOUNDS, Setup
 from uniconv_bench.cards import Profile
-from uniconv_bench.evaluate import Evaluation
+from uniconv_bench.evaluation import Evaluation
 from uniconv_bench.files import digest_of
 from uniconv_bench.progress import Silent
 from uniconv_bench.recording import RUN

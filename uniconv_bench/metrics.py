@@ -19,6 +19,7 @@ from uniconv_bench.definitions import (
     Metric,
     Stage,
     normalise,
+    of_stage,
     parse_metric,
     token_f1,
 )
@@ -68,6 +69,32 @@ class MetricSummary:
 def missing(judged: Iterable[str], given: Collection[str]) -> list[str]:
     """The judged turns that a run or an answer file lacks. They score 0 and are reported."""
     return [turn_id for turn_id in judged if turn_id not in given]
+
+
+def score(
+    names: Iterable[str],
+    *,
+    qrels: Mapping[str, Mapping[str, int]],
+    run: Mapping[str, Ranking] | None,
+    references: Mapping[str, Sequence[str]],
+    texts: Mapping[str, str] | None,
+) -> dict[str, PerTurn]:
+    """Metric -> turn -> value: those of retrieval if there is a run, those of answers if any.
+
+    Args:
+        names: of metrics of both stages.
+        qrels: as of `score_run`; without any, retrieval is left out.
+        run: None: no ranking was made.
+        references: as of `score_answers`; likewise.
+        texts: None: no answers were given.
+    """
+    names = list(names)
+    scores: dict[str, PerTurn] = {}
+    if run is not None and qrels and (asked := of_stage(names, "retrieval")):
+        scores |= score_run(qrels, run, asked)
+    if texts is not None and references and (asked := of_stage(names, "generation")):
+        scores |= score_answers(references, texts, asked)
+    return scores
 
 
 def score_run(

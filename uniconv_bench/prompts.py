@@ -145,6 +145,14 @@ class PromptFormat:
                 return Prompt(ids)
             del past[: _exchange(past)]
 
+    def chat(self, text: str) -> Prompt:
+        """A text of a user by itself, with no instruction to answer as in a search."""
+        said = [{"role": "user", "content": text}]
+        rendered = self.tokenizer.apply_chat_template(
+            said, tokenize=False, add_generation_prompt=True
+        )
+        return Prompt(self._ids(rendered))
+
     def response(self, text: str) -> list[int]:
         """A response as the generator should write it, closed by the end token."""
         return [*self._ids(text), self.end]

@@ -19,7 +19,7 @@ from uniconv_bench.records import ResultRecord
 from uniconv_bench.system_cards import SystemCard
 
 if TYPE_CHECKING:
-    from uniconv_bench.evaluate import Evaluation
+    from uniconv_bench.evaluation import Evaluation
 
 RUN, ANSWERS, SCORES = "run.trec", "answers.jsonl", "scores.jsonl"
 SUMMARY, RECORD = "summary.json", "record.json"

@@ -12,9 +12,9 @@ from typing import Protocol
 
 from uniconv_bench.cards import Profile, TaskCard
 from uniconv_bench.conversation import Turn
-from uniconv_bench.definitions import uncomputable
+from uniconv_bench.definitions import of_stage, uncomputable
 from uniconv_bench.errors import UserError
-from uniconv_bench.metrics import PerTurn, parse_metric, score_answers, score_run
+from uniconv_bench.metrics import PerTurn, score
 from uniconv_bench.runs import DEPTH, check_answers, check_run, read_answers, read_run
 from uniconv_bench.system import Corpus
 
@@ -74,32 +74,30 @@ def rescore(
     Raises:
         UserError: a metric of the task needs a package that is not installed.
     """
-    scores: dict[str, PerTurn] = {}
-    problems: list[str] = []
     turn_ids = [turn.turn_id for turn in task.turns()]
-    by_stage = {
-        stage: [m for m in task.card.metrics if parse_metric(m).stage == stage]
-        for stage in ("retrieval", "generation")
-    }
-    for name in by_stage["generation"] if answers_file else ():
+    ranks, answers = (of_stage(task.card.metrics, s) for s in ("retrieval", "generation"))
+    for name in answers if answers_file else ():
         if (lacking := uncomputable(name)) is not None:
             raise lacking
+    problems: list[str] = []
+    scores: dict[str, PerTurn] = {}
     try:
         qrels, references = task.qrels(), task.references()
-        if run_file and not by_stage["retrieval"]:
+        run = texts = None
+        if run_file and not ranks:
             problems.append("has its passages given, retrieval is not scored: leave the run out")
-        if run_file and qrels and by_stage["retrieval"]:
+        elif run_file and qrels:
             run = read_run(run_file)
             judged, depth = (qrels, DEPTH) if whole else ((), len(task.corpus))
             problems += check_run(run, turn_ids, task.corpus.ids, judged=judged, depth=depth)
-            if not problems:
-                scores |= score_run(qrels, run, by_stage["retrieval"])
-        if answers_file and references and by_stage["generation"]:
-            answers = read_answers(answers_file)
-            problems += check_answers(answers, turn_ids, judged=references if whole else ())
-            if not problems:
-                texts = {turn_id: answer.text for turn_id, answer in answers.items()}
-                scores |= score_answers(references, texts, by_stage["generation"])
+        if answers_file and references and answers:
+            said = read_answers(answers_file)
+            problems += check_answers(said, turn_ids, judged=references if whole else ())
+            texts = {turn_id: answer.text for turn_id, answer in said.items()}
+        if not problems:
+            scores = score(
+                task.card.metrics, qrels=qrels, run=run, references=references, texts=texts
+            )
     except UserError as error:
         problems.append(str(error))
     return scores, [f"{task.card.name}: {problem}" for problem in problems]

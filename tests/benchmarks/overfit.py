@@ -21,9 +21,9 @@ from uniconv_bench.progress import Bars
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.uniconv.backbone import load_tokenizer
 from uniconv_bench.uniconv.embedding import embed
-from uniconv_bench.uniconv.joint import joint_step
+from uniconv_bench.uniconv.joint import JointLoss
 from uniconv_bench.uniconv.losses import Weights
-from uniconv_bench.uniconv.mixture import examples, make_batch
+from uniconv_bench.uniconv.mixture import examples, make_batch, supervised
 
 GOAL, STEPS, EVERY, RIVALS = 60.0, 40, 4, 50
 
@@ -36,11 +36,12 @@ def main() -> None:
     form = PromptFormat(
         load_tokenizer(setup.backbone, Bars()), inference.session_tokens, inference.passage_tokens
     )
-    example = next(e for e in examples(task, card, Bars()) if e.grounds and e.response)
+    found = examples(task, supervised(task), card, Bars())
+    example = next(e for e in found if e.grounds and e.response)
     gold = example.grounds[0]
     others = [p for p in task.corpus if p.passage_id != gold.passage_id][:RIVALS]
     # L_R needs a rival in the batch, L_CII a second response: another turn has both.
-    other = next(e for e in examples(task, card, Bars()) if e.grounds and e.turn != example.turn)
+    other = next(e for e in found if e.grounds and e.turn != example.turn)
     model, end = adapter("float32")
     optimiser = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-3)
     weights = Weights(**card.losses.model_dump(), temperature=0.01, cii_temperature=0.01)
@@ -48,7 +49,7 @@ def main() -> None:
     for step in range(STEPS):
         start = time.perf_counter()
         batch = make_batch([example, other], card, form, random.Random(step))
-        joint_step(model, batch, weights, end)
+        JointLoss(model, weights, end).step(batch)
         optimiser.step()
         optimiser.zero_grad()
         seconds += time.perf_counter() - start

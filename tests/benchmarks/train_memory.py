@@ -18,12 +18,12 @@ TOKENS = 16 * (SESSION + 2 * PASSAGE + 2 * RESPONSE)
 MEASURE = f"""
 import json, resource, sys
 from train_step import WEIGHTS, adapter, batch_of
-from uniconv_bench.uniconv.joint import joint_step
+from uniconv_bench.uniconv.joint import JointLoss
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 model, end = adapter("float32")
 before = peak()
 batch = batch_of(int(sys.argv[1]), {SESSION}, model.config.vocab_size, end, {PASSAGE}, {RESPONSE})
-joint_step(model, batch, WEIGHTS, end, tokens_at_once={TOKENS})
+JointLoss(model, WEIGHTS, end, tokens_at_once={TOKENS}).step(batch)
 sys.stdout.write(json.dumps({{"model_mib": before, "peak_mib": peak()}}))
 """
 

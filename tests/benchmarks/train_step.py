@@ -20,11 +20,12 @@ import torch
 
 from uniconv_bench.progress import Bars
 from uniconv_bench.prompts import Prompt
-from uniconv_bench.system_cards import Lora, Training
+from uniconv_bench.training_cards import Lora, Training
+from uniconv_bench.uniconv.adapter import adapted
 from uniconv_bench.uniconv.backbone import device, find_backbone, load_model
-from uniconv_bench.uniconv.joint import joint_step
+from uniconv_bench.uniconv.joint import JointLoss
 from uniconv_bench.uniconv.losses import Anchor, Batch, Contrast, Weights, loss_terms
-from uniconv_bench.uniconv.training import adapted, keep_freed_memory
+from uniconv_bench.uniconv.memory import keep_freed_memory
 
 GOAL = 0.9
 PASSAGE, RESPONSE = 192, 64
@@ -94,7 +95,7 @@ def one(model: Any, batch: Batch, end: int, mixed: bool) -> None:
     def autocast() -> Any:
         return torch.autocast(model.device.type, torch.bfloat16, enabled=mixed)
 
-    joint_step(model, batch, WEIGHTS, end, autocast=autocast)
+    JointLoss(model, WEIGHTS, end, autocast=autocast).step(batch)
 
 
 def timed(model: Any, side: Callable[..., None], *arguments: Any) -> tuple[float, list[Any]]:

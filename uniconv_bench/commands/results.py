@@ -1,4 +1,4 @@
-"""Commands on what was measured: score, table, submit, leaderboard."""
+"""Commands on what was measured: files scored, records scored again, tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from uniconv_bench import registry
 from uniconv_bench.commands import given
 from uniconv_bench.commands.shared import (
     JsonOption,
-    Profile,
     ProfileOption,
     ResultsOption,
     command_of,
@@ -22,16 +21,12 @@ from uniconv_bench.commands.shared import (
     print_json,
     progress,
 )
-from uniconv_bench.errors import UserError, unknown_name
+from uniconv_bench.errors import UserError
 
 if TYPE_CHECKING:
     from uniconv_bench.records import ResultRecord
-    from uniconv_bench.rescoring import Tasks
-    from uniconv_bench.task import Task
 
 Format = Literal["markdown", "latex", "csv"]
-SUBMISSIONS = Path("leaderboards/submissions")
-HERE = Path()
 RESULTS = Path("results")
 
 
@@ -51,7 +46,7 @@ def score(
 ) -> None:
     """Score a run and answers: of a task, or bare files with --qrels and --references."""
     from uniconv_bench import display, metrics, origin, runs
-    from uniconv_bench.definitions import computable
+    from uniconv_bench.definitions import computable, of_stage
     from uniconv_bench.task import load_task
 
     if task is not None and (qrels_file or references_file):
@@ -63,12 +58,12 @@ def score(
     of = load_task(task, profile, progress=progress()) if task is not None else None
     every = computable(m.name for m in metrics.METRICS)
     names = metric or (computable(of.card.metrics, note) if of else every)
-    stages: dict[str, list[str]] = {"retrieval": [], "generation": []}
-    for name in dict.fromkeys(names):
-        stages[metrics.parse_metric(name).stage].append(name)
-    per_turn: dict[str, metrics.PerTurn] = {}
+    ranks, says = of_stage(names, "retrieval"), of_stage(names, "generation")
+    qrels: dict[str, dict[str, int]] = {}
+    references: dict[str, tuple[str, ...]] = {}
+    run = texts = None
     whole = True
-    if run_file and stages["retrieval"]:
+    if run_file and ranks:
         qrels = given.gold(qrels_file, runs.read_qrels, of.qrels if of else None, "--qrels")
         run = given.read("--run", runs.read_run, run_file)
         if of:
@@ -79,8 +74,7 @@ def score(
             for problem in runs.check_run(run, known, of.corpus.ids):
                 note(f"{run_file}: {problem}")
                 whole = False
-        per_turn |= metrics.score_run(qrels, run, stages["retrieval"])
-    if answers_file and stages["generation"]:
+    if answers_file and says:
         references = given.gold(
             references_file, runs.read_references, of.references if of else None, "--references"
         )
@@ -94,7 +88,7 @@ def score(
                 note(f"{answers_file}: {problem}")
                 whole = False
         texts = {turn_id: answer.text for turn_id, answer in answers.items()}
-        per_turn |= metrics.score_answers(references, texts, stages["generation"])
+    per_turn = metrics.score(names, qrels=qrels, run=run, references=references, texts=texts)
     lacking = [name for name in metric or () if name not in per_turn]
     if lacking or not per_turn:
         mend = "give --run with --qrels, --answers with --references, or either with --task"
@@ -209,153 +203,6 @@ def table(
         note(f"table: {output}")
     if not as_json:
         next_step("uniconv-bench leaderboard build")
-
-
-def submit_pack(
-    card: Annotated[Path, typer.Argument(help="Your submission card (CONTRIBUTING.md).")],
-    run_file: Annotated[
-        list[str] | None, typer.Option("--run", help="TASK=FILE, a TREC run file; repeatable.")
-    ] = None,
-    answers_file: Annotated[
-        list[str] | None, typer.Option("--answers", help="TASK=FILE, JSON lines; repeatable.")
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option("--system", "-s", help="Take the files of `run` with this system.")
-    ] = None,
-    results: ResultsOption = RESULTS,
-    output: Annotated[Path, typer.Option(help="Folder of submissions.")] = SUBMISSIONS,
-    as_json: JsonOption = False,
-) -> None:
-    """Make a bundle from a card and run and answer files; refuses what `check` would refuse."""
-    from uniconv_bench.submission import pack
-
-    files: dict[str, dict[str, Path]] = {}
-    for kind, pairs in (("run", run_file), ("answers", answers_file)):
-        for pair in pairs or ():
-            name, sign, path = pair.partition("=")
-            if not (name and sign and path):
-                raise UserError(f"--{kind} {pair!r} is not TASK=FILE")
-            if kind in files.setdefault(name, {}):
-                raise UserError(f"two times --{kind} for {name}", mend="give one file a task")
-            files[name][kind] = Path(path)
-    if system is not None:
-        files = {**_files_of(system, card, results), **files}
-    bundle = pack(card, files, output, _tasks())
-    if as_json:
-        print_json({"name": bundle.name, "folder": str(bundle)})
-    else:
-        typer.echo(bundle)
-    next_step(f"uniconv-bench submit check {bundle}")
-
-
-def submit_check(bundle: Path, as_json: JsonOption = False) -> None:
-    """Say everything that is wrong with a bundle; exit code 1 if anything is."""
-    from uniconv_bench.bundles import CARD, MANIFEST, check
-
-    if not any((bundle / name).exists() for name in (CARD, MANIFEST)):
-        raise _no_bundle(bundle)
-    problems = check(bundle, _tasks())
-    if as_json:
-        print_json({"name": bundle.resolve().name, "problems": problems})
-    else:
-        typer.echo("\n".join(problems) or f"{bundle}: nothing wrong")
-    if problems:
-        raise typer.Exit(1)
-    next_step("uniconv-bench leaderboard build")
-
-
-def leaderboard_build(
-    root: Annotated[Path, typer.Option(help="Folder with results/ and leaderboards/.")] = HERE,
-    as_json: JsonOption = False,
-) -> None:
-    """Recompute every score from run and answer files and write the pages.
-
-    Exit code 1 if a submission is refused; the pages are made from the others.
-    """
-    from uniconv_bench import leaderboard
-
-    built = leaderboard.build(root, _tasks(), _outputs)
-    for path in built.skipped:
-        note(f"{path}: a file, not a submission; skipped")
-    for name, problems in built.refused.items():
-        for problem in problems:
-            note(f"submission {name} is refused: {problem}")
-    if built.recorded:
-        note(
-            f"{built.recorded} rows of ours are as recorded, not computed again: this cache lacks "
-            "their runs and answers; uniconv-bench run --task TASK --system SYSTEM makes them"
-        )
-    pages = built.pages
-    if not pages and not built.refused:
-        what = "neither records nor submissions"
-        raise UserError(what, where=root, mend="run a system first, or name another --root")
-    if as_json:
-        print_json([{"name": page.stem, "page": str(page)} for page in pages])
-    else:
-        for page in pages:
-            typer.echo(page)
-        next_step("uniconv-bench submit pack --help")
-    if built.refused:
-        raise typer.Exit(1)
-
-
-def _tasks() -> Tasks:
-    from uniconv_bench.rescoring import Tasks
-    from uniconv_bench.task import load_task
-
-    def load(name: str, profile: Profile) -> Task:
-        task = load_task(name, profile, progress=progress())
-        if task.part:
-            what = f"what is prepared of {name} is only a part of the dataset: {task.part[0]}"
-            mend = "a leaderboard takes whole datasets: prepare all of its official files"
-            raise UserError(what, where=task.folder, mend=mend)
-        return task
-
-    taken = [row[key] for row in registry.headings("system") for key in ("name", "title")]
-    return Tasks(registry.task_names(), load, taken)
-
-
-def _no_bundle(given: Path) -> UserError:
-    """Names the nearest bundles beside a path that is none, and in the folder of submissions."""
-    folders = [p for p in (given.resolve().parent, SUBMISSIONS) if p.is_dir()]
-    known = {path.parent.name: path.parent for f in folders for path in f.glob("*/card.toml")}
-    mend = unknown_name("bundle", given.name, known).mend if known else None
-    mend = mend or f"a bundle is {SUBMISSIONS}/NAME, made by uniconv-bench submit pack"
-    what = "no such folder"
-    if given.exists():
-        what = "a file, not a bundle" if given.is_file() else "a folder, not a bundle"
-    return UserError(what, where=given, mend=mend)
-
-
-def _files_of(system: str, card: Path, results: Path) -> dict[str, dict[str, Path]]:
-    """Task -> run and answer file of our own records, for the tasks of a submission card."""
-    from uniconv_bench.cards import SubmissionCard, parse_card
-    from uniconv_bench.files import read_toml
-    from uniconv_bench.records import read_record
-
-    submission = parse_card(SubmissionCard, read_toml(card), card)
-    files = {}
-    for task in submission.tasks:
-        command = f"uniconv-bench run --task {task} --system {system}"
-        command += f" --profile {submission.profile}"
-        path = results / submission.profile / system / f"{task}.json"
-        if not path.is_file():
-            registry.system_card(system)  # a name that there is not is the likelier fault
-            raise UserError(f"no record of {system} on {task}", where=path, mend=command)
-        found = _outputs(read_record(path))
-        if not found:
-            raise UserError("its run and answers are not in the cache", where=path, mend=command)
-        files[task] = found
-    return files
-
-
-def _outputs(record: ResultRecord) -> dict[str, Path]:
-    """The `run` and `answers` of a record that are still in the cache."""
-    from uniconv_bench.evaluate import outputs
-    from uniconv_bench.recording import ANSWERS, RUN
-
-    kinds = {RUN: "run", ANSWERS: "answers"}
-    return {kinds[name]: path for name, path in outputs(record).items()}
 
 
 def _task_of(record: ResultRecord) -> str:

@@ -1,11 +1,7 @@
-"""What a training keeps on disk: checkpoints to go on from, and in the end the adapter.
-
-Safetensors and JSON. Knows nothing of losses or data.
-"""
+"""Checkpoints of a training, in safetensors and JSON. Knows nothing of losses or data."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,30 +95,3 @@ def put(weights: Tensors, parameters: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in weights.items():
             parameters[name].copy_(value)
-
-
-def begin_with(model: Any, folder: Path) -> None:
-    """Gives an adapter the weights of another one of its shape."""
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
-
-
-def write_adapter(model: Any, base: str, working: Path) -> None:
-    """The adapter in float16, as peft reads it; `base` is the name of what it adapts."""
-    import torch
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    half = {name: tensor.to("cpu", torch.float16).contiguous() for name, tensor in state.items()}
-    save_file(half, working / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = model.peft_config["default"].to_dict()
-    config["base_model_name_or_path"] = base
-    config["inference_mode"] = True
-    for key, value in config.items():
-        if isinstance(value, set):
-            config[key] = sorted(value)
-    text = json.dumps(config, indent=1, sort_keys=True, default=lambda value: value.value)
-    (working / "adapter_config.json").write_text(text + "\n", encoding="utf-8")

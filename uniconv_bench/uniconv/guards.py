@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from uniconv_bench.conversation import Turn
 from uniconv_bench.prompts import Prompt, PromptFormat
-from uniconv_bench.system_cards import Guards as Bounds
-from uniconv_bench.system_cards import Training
+from uniconv_bench.training_cards import Guards as Bounds
+from uniconv_bench.training_cards import Training
 from uniconv_bench.uniconv.embedding import embed, hidden_states
 from uniconv_bench.uniconv.losses import response_nll
 from uniconv_bench.uniconv.mixture import Example
@@ -47,10 +46,7 @@ class Guards:
         self._shown = [form.prompt(e.turn, e.grounds[:1], mask) for e in grounded]
         self._hidden = [form.prompt(e.turn, [], mask) for e in grounded]
         said = chat()
-        self._asked = [
-            form.prompt(Turn(f"chat_{number}", "chat", number, user), [], mask)
-            for number, (user, _) in enumerate(said, 1)
-        ]
+        self._asked = [form.chat(user) for user, _ in said]
         self._replies = [form.response(assistant) for _, assistant in said]
 
     @torch.no_grad()
@@ -146,8 +142,11 @@ def warnings(numbers: Mapping[str, float], bounds: Bounds) -> dict[str, str]:
             "forgetting: general chat has become this much less likely, in nats a token",
         ),
     }
-    found = {n: why for n, (least, why) in lowest.items() if numbers.get(n, least) < least}
-    return found | {n: why for n, (most, why) in highest.items() if numbers.get(n, most) > most}
+    # Turned about, so that what is no number is beyond its bound too.
+    found = {n: why for n, (least, why) in lowest.items() if not numbers.get(n, least) >= least}
+    return found | {
+        n: why for n, (most, why) in highest.items() if not numbers.get(n, most) <= most
+    }
 
 
 @cache

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from uniconv_bench.conversation import Passage
 from uniconv_bench.prompts import Prompt
-from uniconv_bench.system_cards import CiiScore
+from uniconv_bench.training_cards import CiiScore
 from uniconv_bench.uniconv.embedding import embed, hidden_states
 
 

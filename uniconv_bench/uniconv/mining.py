@@ -13,8 +13,9 @@ from uniconv_bench.files import digest_of, read_jsonl, write_jsonl
 from uniconv_bench.index import Bm25Index
 from uniconv_bench.system import Context, Corpus, Progress
 from uniconv_bench.system_cards import DenseRetriever as DenseCard
-from uniconv_bench.system_cards import Inference, Training
+from uniconv_bench.system_cards import Inference
 from uniconv_bench.task import Task
+from uniconv_bench.training_cards import Training
 from uniconv_bench.uniconv.backbone import Backbone
 from uniconv_bench.uniconv.parts import DenseRetriever
 
@@ -35,7 +36,7 @@ def by_bm25(
     with progress.track(f"{task.card.name}: hard negatives", len(turns)) as advance:
         for turn in turns:
             query = " ".join(turn.asked("rewrite" if turn.rewrite else "session"))
-            ranking = index.search(query, _enough(wanted) + len(turn.gold))
+            ranking = index.search(query, enough(wanted) + len(turn.gold))
             found[turn.turn_id] = tuple(corpus[passage_id] for passage_id, _ in ranking)
             advance(1)
     return lambda turn: found[turn.turn_id]
@@ -61,7 +62,7 @@ def by_embedding(
         corpus: Corpus, task: Task, turns: Sequence[Turn], wanted: int, progress: Progress
     ) -> Near:
         retriever = DenseRetriever(card, Context(task.card, backbone.name, inference, adapters))
-        depth = _enough(wanted) + max(len(turn.gold) for turn in turns)
+        depth = enough(wanted) + max(len(turn.gold) for turn in turns)
         fingerprint = {
             "retriever": dict(retriever.fingerprint()),
             "corpus": corpus.digest,
@@ -80,6 +81,6 @@ def by_embedding(
     return mine
 
 
-def _enough(wanted: int) -> int:
+def enough(wanted: int) -> int:
     """Texts to look at for so many negatives: some are copies of relevant ones."""
     return 4 * wanted + 4

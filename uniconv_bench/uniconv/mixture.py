@@ -13,10 +13,10 @@ from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.metrics import normalise
 from uniconv_bench.prompts import History, PromptFormat
 from uniconv_bench.system import InMemory, Progress
-from uniconv_bench.system_cards import SUPERVISED, CiiNegatives, Ddm, Training
 from uniconv_bench.task import Task
+from uniconv_bench.training_cards import SUPERVISED, CiiNegatives, Ddm, Training
 from uniconv_bench.uniconv.losses import Anchor, Batch, Contrast
-from uniconv_bench.uniconv.mining import Miner, Near, by_bm25
+from uniconv_bench.uniconv.mining import Miner, Near, by_bm25, enough
 
 T = TypeVar("T")
 
@@ -31,6 +31,7 @@ class Example:
         grounds: passages that L_G and L_CII ground the response on, one of them at a time: the
             targets themselves with DDM.
         distractors: passages near the session, shown beside the ground.
+        wrong: passages near the session that L_CII may have in the ground's place.
         response: what to write; None without one.
         sampled: what the untrained backbone says in its place, where L_CII asks for that.
     """
@@ -41,27 +42,36 @@ class Example:
     grounds: tuple[Passage, ...]
     distractors: tuple[Passage, ...]
     response: str | None
+    wrong: tuple[Passage, ...] = ()
     sampled: str | None = None
 
 
-def examples(
-    task: Task, training: Training, progress: Progress, mine: Miner = by_bm25
-) -> list[Example]:
-    """The training turns of a task that have a gold passage or a response, whatever is weighted.
+def supervised(task: Task) -> list[Turn]:
+    """The training turns that have a gold passage or a response, whatever is weighted.
 
     So adapters that differ in their losses are trained on the same turns in the same order.
+    """
+    return [turn for turn in task.turns("train") if turn.gold or turn.references]
+
+
+def examples(
+    task: Task,
+    turns: Sequence[Turn],
+    training: Training,
+    progress: Progress,
+    mine: Miner = by_bm25,
+) -> list[Example]:
+    """Supervised turns of a task with what each learns from; nothing comes from its other turns.
 
     Hard negatives and distractors are what is mined, minus relevant passages and copies of their
     text.
     """
-    turns = task.turns("train")
     wanted = max(training.hard_negatives, training.generation_passages)
-    if training.cii_negatives == "retrieved_wrong_passage":
-        wanted = max(wanted, training.cii_rivals or 1)
+    rivals = (training.cii_rivals or 1) * (training.cii_negatives == "retrieved_wrong_passage")
     near: Near = _nothing
     near_responses: Near = _nothing
-    if wanted:
-        near = mine(task.corpus, task, turns, wanted, progress)
+    if wanted or rivals:
+        near = mine(task.corpus, task, turns, max(wanted, rivals), progress)
         if training.ddm == "response_as_passage":
             spoken = InMemory([_spoken(turn) for turn in turns if turn.references])
             near_responses = mine(spoken, task, turns, wanted, progress)
@@ -69,7 +79,8 @@ def examples(
     for number, turn in enumerate(turns):
         gold = tuple(task.corpus[passage_id] for passage_id in turn.gold)
         response = turn.references[0] if turn.references else None
-        others = without(near(turn), gold)
+        # What L_R and L_G get does not depend on what L_CII asks for.
+        others = without(near(turn)[: enough(wanted) + len(gold)] if wanted else (), gold)
         if training.ddm in ("both", *SUPERVISED):
             shown = Example(turn, gold, others, gold, others, response)
             example = _supervised_by(shown, training.ddm, number)
@@ -79,10 +90,9 @@ def examples(
             example = Example(turn, gold, others, others[:1], others[1:], text)
         else:
             targets = (_spoken(turn),) if turn.references else ()
-            rivals = without(near_responses(turn), targets)
-            example = Example(turn, targets, rivals, gold, others, response)
-        if turn.gold or turn.references:
-            found.append(example)
+            negatives = without(near_responses(turn), targets)
+            example = Example(turn, targets, negatives, gold, others, response)
+        found.append(replace(example, wrong=without(near(turn), gold) if rivals else ()))
     return found
 
 
@@ -243,7 +253,7 @@ def _contrasts(
         if training.cii_negatives == "in_batch":
             others = [(pair[0], t) for _, t in right if normalise(texts[t]) != same]
         elif training.cii_negatives == "retrieved_wrong_passage":
-            near = _drawn(group[i].distractors, training, shuffle)
+            near = _drawn(group[i].wrong, training, shuffle)
             others = [(anchor(i, passage), pair[1]) for passage in near]
         else:
             said = _unlike(group[i], training.cii_negatives)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from uniconv_bench import __version__
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of_code
-from uniconv_bench.system_cards import Guards as Bounds
+from uniconv_bench.training_cards import Guards as Bounds
 from uniconv_bench.uniconv.checkpoint import Row, State
 from uniconv_bench.uniconv.guards import warnings
 from uniconv_bench.uniconv.validation import best
@@ -28,11 +28,12 @@ LIVE = "log.jsonl"
 TERMS = ("retrieval", "distillation", "generation", "cii")
 LIBRARIES = ("accelerate", "peft", "tokenizers", "torch", "transformers")
 CODE = (
-    *("conversation", "definitions", "index", "prompts"),
-    *("uniconv/backbone", "uniconv/checkpoint", "uniconv/distillation", "uniconv/guards"),
-    *("uniconv/joint", "uniconv/samples"),
-    *("uniconv/losses", "uniconv/mining", "uniconv/mixture", "uniconv/processes"),
-    *("uniconv/sharding", "uniconv/training", "uniconv/tree", "uniconv/validation"),
+    *("conversation", "decode", "definitions", "encode", "index", "prompts"),
+    *("uniconv/adapter", "uniconv/backbone", "uniconv/checkpoint", "uniconv/distillation"),
+    *("uniconv/embedding", "uniconv/guards", "uniconv/joint", "uniconv/loop", "uniconv/losses"),
+    *("uniconv/mining", "uniconv/mixture", "uniconv/parts", "uniconv/processes"),
+    *("uniconv/reading", "uniconv/samples", "uniconv/sharding", "uniconv/training"),
+    *("uniconv/tree", "uniconv/validation"),
 )
 """What training runs through."""
 

@@ -10,27 +10,28 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from uniconv_bench.conversation import Turn
 from uniconv_bench.errors import UserError
 from uniconv_bench.prompts import PromptFormat
-from uniconv_bench.system_cards import Training, Validation
+from uniconv_bench.training_cards import Training, Validation
 from uniconv_bench.uniconv.checkpoint import Row
 from uniconv_bench.uniconv.guards import Guards
 from uniconv_bench.uniconv.losses import Batch
 from uniconv_bench.uniconv.mixture import Example
 
-Data = dict[str, list[Example]]
-"""Task -> examples."""
+Turns = dict[str, list[Turn]]
+"""Task -> training turns."""
 
 
-def held_out(data: Data, validation: Validation, seed: int) -> tuple[Data, Data]:
+def held_out(turns: Turns, validation: Validation, seed: int) -> tuple[Turns, Turns]:
     """(what is trained on, what is held out): each conversation is in one of them, whole.
 
     At least one conversation a task is trained on.
     """
     kept, held = {}, {}
-    for name, examples in data.items():
-        sizes = Counter(e.turn.conversation_id for e in examples)
-        wanted = min(validation.share * len(examples), validation.turns / len(data))
+    for name, all_of_it in turns.items():
+        sizes = Counter(turn.conversation_id for turn in all_of_it)
+        wanted = min(validation.share * len(all_of_it), validation.turns / len(turns))
         drawn = sorted(sizes)
         random.Random(f"{seed}:held out:{name}").shuffle(drawn)
         chosen: set[str] = set()
@@ -38,8 +39,8 @@ def held_out(data: Data, validation: Validation, seed: int) -> tuple[Data, Data]
             if sum(sizes[c] for c in chosen) >= wanted:
                 break
             chosen.add(conversation)
-        kept[name] = [e for e in examples if e.turn.conversation_id not in chosen]
-        held[name] = [e for e in examples if e.turn.conversation_id in chosen]
+        kept[name] = [turn for turn in all_of_it if turn.conversation_id not in chosen]
+        held[name] = [turn for turn in all_of_it if turn.conversation_id in chosen]
     return kept, held
 
 

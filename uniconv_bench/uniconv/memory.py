@@ -1,0 +1,28 @@
+"""The memory of a training process, as glibc's allocator keeps it; elsewhere nothing happens."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep freed activations for the next pass in place of handing them to the kernel.
+
+    They are gigabytes, freed and asked for again several times a step; faulting the pages in anew
+    was seen to take longer than the arithmetic.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: large blocks from the heap too
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks
+
+
+def give_back_memory() -> None:
+    """Hands what `keep_freed_memory` has kept to the kernel.
+
+    Steps are of unlike shapes, so what they leave free falls into pieces that fit nothing: by then
+    30 steps were seen to take a process from 13 to 21 GB.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
