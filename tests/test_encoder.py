@@ -310,14 +310,28 @@ def test_ranking_is_that_of_the_embeddings(folders: dict[str, str], private_cach
 def test_fingerprint_follows_whatever_changes_an_embedding(folders: dict[str, str]) -> None:
     base = retriever(card(folders["llama"])).fingerprint()
     assert base == retriever(card(folders["llama"], sources={"pooling": "ours"})).fingerprint()
-    for change in (
-        {"pooling": "last"},
-        {"passage_prompt": "passage: {text}"},
-        {"query_prompt": "query: {text}"},
-        {"order": "newest_first"},
-        {"lora": folders["headed"]},
-    ):
-        assert base != retriever(card(folders["llama"], **change)).fingerprint()
+    changes: dict[str, Any] = {
+        "model": folders["mistral"],
+        "lora": folders["headed"],
+        "query": "query",
+        "user": "U: {text}",
+        "assistant": "A: {text}",
+        "separator": " | ",
+        "order": "newest_first",
+        "query_prompt": "query: {text}",
+        "passage_prompt": "passage: {text}",
+        "closing": (EOS,),
+        "query_tokens": 7,
+        "passage_tokens": 7,
+        "pooling": "last",
+        "pooled": "text",
+        "attention": "bidirectional",
+        "similarity": "dot",
+    }
+    assert set(changes) == set(EncoderCard.model_fields) - {"kind", "sources"}
+    for field, value in changes.items():
+        changed = EncoderCard(**(card(folders["llama"]).model_dump() | {field: value}))
+        assert base != retriever(changed).fingerprint(), field
 
 
 # --- where weights come from --------------------------------------------------------------------

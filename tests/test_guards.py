@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from test_uniconv import END, INFERENCE, learnt, task, trained, training
 
 from uniconv_bench.progress import Silent
-from uniconv_bench.prompts import PromptFormat
+from uniconv_bench.prompts import INSTRUCTION, PromptFormat
 from uniconv_bench.training_cards import Guards as Bounds
 from uniconv_bench.training_cards import Validation
 from uniconv_bench.uniconv.embedding import embed
@@ -102,6 +103,16 @@ def test_collapse_and_an_ignored_passage_are_found(tiny_model: Any, form: Prompt
     assert told["passage_gain"].startswith("ignored passage: ")
 
 
+def test_no_number_is_beyond_every_bound() -> None:
+    names = ("session_variance", "passage_gain", "text_for_end", "forgetting")
+    assert set(warnings(dict.fromkeys(names, math.nan), Bounds())) == set(names)
+
+
+def test_chat_is_asked_without_the_tasks_instruction(form: PromptFormat) -> None:
+    assert INSTRUCTION not in form.tokenizer.decode(form.chat("How are you?").ids)
+    assert INSTRUCTION in form.tokenizer.decode(form.prompt(task().turns("train")[0], []).ids)
+
+
 def test_text_in_place_of_an_embedding_is_found(tiny_model: Any, form: PromptFormat) -> None:
     for logit, share in ((1e4, 0.0), (-1e4, 1.0)):
         tiny_model.lm_head.bias = torch.nn.Parameter(torch.zeros(tiny_model.config.vocab_size))
@@ -145,7 +156,12 @@ def test_training_reports_and_warns(tmp_path: Path) -> None:
     trained(tmp_path / "a", chosen, noting)
     report = json.loads((tmp_path / "a" / "training.json").read_text())["guards"]
     assert [point["steps"] for point in report["points"]] == [0, 3, 6]
-    assert report["points"][0]["forgetting"] == 0
+    first, *later = report["points"]
+    assert first["forgetting"] == 0
+    assert [point["forgetting"] for point in later] == pytest.approx(
+        [point["chat_nll"] - first["chat_nll"] for point in later], abs=2e-5
+    )
+    assert later[0]["chat_nll"] != later[1]["chat_nll"] != first["chat_nll"]
     assert report["bounds"]["least_passage_gain"] == 50.0
     for number in ("passage_gain", "forgetting"):
         assert [w["steps"] for w in report["warnings"] if w["number"] == number] == [3, 6]

@@ -15,6 +15,7 @@ from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.training_cards import Lora
 from uniconv_bench.uniconv.adapter import adapted
 from uniconv_bench.uniconv.backbone import find_backbone, load_model
+from uniconv_bench.uniconv.embedding import embed
 from uniconv_bench.uniconv.joint import JointLoss
 from uniconv_bench.uniconv.losses import Weights, loss_terms
 from uniconv_bench.uniconv.mixture import make_batch
@@ -213,12 +214,21 @@ def test_a_teachers_similarities_are_learnt_in_one_pass_as_in_several(
     retrieval: float, tokens_at_once: int | None, tiny_model: Any, form: PromptFormat
 ) -> None:
     batch = batch_of(form)
+    assert batch.positives.index(None) < 3  # a turn that is not judged, before some that are
     teacher = torch.rand(len(batch.queries), len(batch.candidates))
     batch = replace(batch, teacher=teacher)
     learnt = {"retrieval": retrieval, "distillation": 3.0, "distillation_temperature": 0.2}
     weights = replace(WEIGHTS, **learnt)
     values, wanted = reference(tiny_model, batch, weights)
-    assert values["distillation"] > 0
+    rows = [i for i, positive in enumerate(batch.positives) if positive is not None]
+    with torch.no_grad():
+        own = embed(tiny_model, [batch.queries[i] for i in rows], END)
+        scores = own @ embed(tiny_model, batch.candidates, END).T
+    kl = torch.distributions.kl_divergence(
+        torch.distributions.Categorical(logits=teacher[rows] / 0.2),
+        torch.distributions.Categorical(logits=scores / 0.2),
+    )
+    assert values["distillation"] == pytest.approx(kl.mean().item(), rel=1e-4)
     tiny_model.zero_grad()
     found = JointLoss(tiny_model, weights, END, tokens_at_once=tokens_at_once).step(batch)
     assert found == pytest.approx(values, rel=1e-4)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from test_evaluate import ADAPTER, CARD
 from test_uniconv import END, INFERENCE, learnt, task, tiny, trained, training
@@ -19,6 +20,7 @@ from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.registry import system_card
 from uniconv_bench.uniconv.embedding import embed
 from uniconv_bench.uniconv.mining import by_embedding
+from uniconv_bench.uniconv.training import train_adapter
 
 DENSE = training(hard_negatives_from="dense", hard_negatives=1)
 
@@ -61,6 +63,28 @@ def test_what_was_mined_is_kept_for_each_adapter(
 
     monkeypatch.setattr("uniconv_bench.uniconv.parts.load_decoder", refused)
     assert (nearest(), nearest(tmp_path / "a")) == (plain, adapted)
+
+
+def test_training_learns_from_what_its_miner_finds(
+    private_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def watched(backbone: Any, adapter: Path | None, *given: Any) -> Any:
+        asked.append(adapter)
+        return by_embedding(backbone, adapter, *given)
+
+    monkeypatch.setattr("uniconv_bench.uniconv.mining.by_embedding", watched)
+    trained(tmp_path / "a", training(learning_rate=0.3))
+    chosen, found = training(hard_negatives_from="dense", max_steps=2), []
+    for miner in (None, tmp_path / "a"):
+        folder = tmp_path / f"with {miner is not None}"
+        folder.mkdir()
+        given = ("toy", tiny(), chosen, INFERENCE, [task()], folder, Silent())
+        train_adapter(*given, miner=miner)
+        found.append(load_file(folder / "adapter_model.safetensors"))
+    assert asked == [None, tmp_path / "a"]
+    assert any(not torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
 MINED = """

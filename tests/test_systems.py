@@ -40,6 +40,8 @@ generation_passages = 0
 lora = { r = 2 }
 """
 
+pytestmark = pytest.mark.slow  # each goes from data to scores
+
 
 def derived(folder: Path, base: str, changes: str = "") -> str:
     """A shipped system on the tiny backbone, as a card by path."""

@@ -32,7 +32,7 @@ from uniconv_bench.prompts import Prompt, PromptFormat
 from uniconv_bench.system_cards import Inference
 from uniconv_bench.training_cards import SUPERVISED, Lora, Losses, Training
 from uniconv_bench.uniconv.adapter import adapted
-from uniconv_bench.uniconv.backbone import Backbone, find_backbone
+from uniconv_bench.uniconv.backbone import Backbone, find_backbone, load_decoder
 from uniconv_bench.uniconv.embedding import embed, hidden_states
 from uniconv_bench.uniconv.loop import learning_rate
 from uniconv_bench.uniconv.losses import (
@@ -476,6 +476,7 @@ def test_sampled_rivals_are_drawn_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert not all(torch.equal(weights[key], other[key]) for key in weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("term", ["retrieval", "generation", "cii"])
 def test_training_lowers_its_loss_and_writes_what_it_did(term: str, tmp_path: Path) -> None:
     losses = Losses(**{"retrieval": 0.0, "generation": 0.0, "cii": 0.0} | {term: 1.0})
@@ -511,6 +512,29 @@ print(kept - before, held() - before)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     kept, left = map(int, done.stdout.split())
     assert kept >= 200 and left < 20  # MiB
+
+
+def test_an_adapter_merged_or_beside_says_nearly_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(tmp_path / "a", training(learning_rate=0.1))
+    monkeypatch.setattr("uniconv_bench.uniconv.backbone._loaded", {})
+    ids = torch.tensor([[5, 6, 7, 8]])
+
+    def logits(adapter: Path | None, dtype: str, merge: bool) -> torch.Tensor:
+        model, _ = load_decoder(tiny(), adapter, dtype, merge, Silent())
+        assert model.get_input_embeddings().weight.dtype == getattr(torch, dtype)
+        assert hasattr(model, "peft_config") == (adapter is not None and not merge)
+        with torch.inference_mode():
+            found: torch.Tensor = model(ids).logits.float()
+        return found
+
+    exact = logits(tmp_path / "a", "float32", False)
+    far = (logits(None, "float32", True) - exact).abs().max()
+    assert far > 0.5
+    torch.testing.assert_close(logits(tmp_path / "a", "float32", True), exact, atol=1e-4, rtol=0)
+    for merge in (True, False):
+        assert (logits(tmp_path / "a", "bfloat16", merge) - exact).abs().max() < far / 10
 
 
 def test_every_lora_target_has_to_match(tiny_model: Any) -> None:

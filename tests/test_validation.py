@@ -133,6 +133,7 @@ def test_the_best_point_and_the_points_since() -> None:
     assert not stalled(points, None)
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_least_loss_are_kept(tmp_path: Path) -> None:
     """With too high a rate the loss first falls, then rises."""
     hot = {"schedule": "constant", "warmup": 0.0, "learning_rate": 0.03, "epochs": 8}
@@ -164,6 +165,7 @@ def test_training_stops_when_the_loss_falls_no_more(tmp_path: Path) -> None:
     assert report["validation"]["points"][-1]["steps"] == report["steps"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("chosen", "steps"),
     [(training(validation=WATCHED, checkpoint_steps=2), 3), (early(), 3)],
