@@ -115,6 +115,19 @@ def test_too_little_to_hold_out_is_an_error(tmp_path: Path) -> None:
 # --- the loss on it -------------------------------------------------------------------------------
 
 
+def test_in_bfloat16_too(tiny_model: Any, form: PromptFormat) -> None:
+    """At a temperature of 0.01 a cosine rounded to bfloat16 would be another loss."""
+
+    def bfloat16() -> Any:
+        return torch.autocast("cpu", torch.bfloat16)
+
+    batch = batch_of(form)
+    loss = JointLoss(tiny_model, replace(WEIGHTS, cii_temperature=0.01), END, autocast=bfloat16)
+    with bfloat16():  # as a validation point is measured
+        found = loss.value(batch)
+    assert found == pytest.approx(loss.step(batch), rel=1e-5)
+
+
 @pytest.mark.parametrize("tokens_at_once", [None, 500])
 def test_the_validation_loss_is_that_of_a_step(
     tokens_at_once: int | None, tiny_model: Any, form: PromptFormat
