@@ -23,7 +23,8 @@ LAYERS = (
     | {"training_cards"},
     {"blocks"},
     {"corpus"},
-    {"costs", "prompts", "system", "runs", "origin", "records", "registry", "progress", "outside"},
+    {"costs", "prompts", "system", "runs", "origin", "records", "registry", "progress", "outside"}
+    | {"machine", "rendering"},
     {"download", "unpack"},
     {"rawfiles", "prepare", "mini", "whole", "task", "index", "encode", "decode", "metrics"},
     {"fetch", "uniconv"},

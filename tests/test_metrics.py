@@ -27,7 +27,7 @@ from uniconv_bench.metrics import (
     summarise,
     token_f1,
 )
-from uniconv_bench.tables import metric_label
+from uniconv_bench.rendering import metric_label
 
 RETRIEVAL = ["ndcg@3", "recall@10", "mrr"]
 Runs = dict[str, list[tuple[str, float]]]

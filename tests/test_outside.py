@@ -159,10 +159,10 @@ def test_a_retriever_that_finds_nothing_scores_zero(
 def test_energy_is_told_only_of_work_done_here(
     parrot: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from uniconv_bench import records
+    from uniconv_bench import machine
 
     counter = iter(range(1, 100))
-    monkeypatch.setattr(records, "energy_joules", lambda: float(next(counter)))
+    monkeypatch.setattr(machine, "energy_joules", lambda: float(next(counter)))
     monkeypatch.setattr(metrics, "score_run", lambda *args: {})
     monkeypatch.setattr(metrics, "score_answers", lambda *args: {})
     card, results = parrot(), tmp_path / "results"

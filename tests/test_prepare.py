@@ -25,6 +25,7 @@ from uniconv_bench.prepare import is_prepared, prepare
 from uniconv_bench.progress import Silent
 from uniconv_bench.registry import task_card
 from uniconv_bench.task import Task, load_task
+from uniconv_bench.whole import unchecked
 
 RAW = Path(__file__).parent / "data" / "raw"
 
@@ -496,3 +497,13 @@ def test_prepare_takes_a_part_and_every_word_of_it_says_so(
     assert "part of the dataset: 3 of 54,573,064 passages" in capsys.readouterr().out
     with pytest.raises(UserError, match="only a part of the dataset.*takes whole datasets"):
         _tasks().load("qrecc", "full")
+
+
+def test_what_is_not_published_is_unchecked() -> None:
+    def of(name: str) -> list[str]:
+        card, _ = task_card(name)
+        return unchecked(card, card.test_split)
+
+    assert of("qrecc") == []
+    assert of("orquac") == ["turns of test"]
+    assert "passages" in of("inscit")

@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from uniconv_bench import records
+from uniconv_bench import machine
 from uniconv_bench.errors import UserError
+from uniconv_bench.machine import energy_joules, provenance
 from uniconv_bench.metrics import metric_score
 from uniconv_bench.records import (
     Provenance,
     ResultRecord,
     Score,
-    energy_joules,
-    provenance,
     read_record,
     read_records,
     record_path,
@@ -206,7 +205,7 @@ def test_scores_of_a_record_come_from_the_per_turn_values() -> None:
 
 
 def test_provenance_tells_the_truth_about_this_checkout() -> None:
-    root = Path(records.__file__).resolve().parents[1]
+    root = Path(machine.__file__).resolve().parents[1]
     found = provenance({"retrieve": 1.23456}, {})
     if (root / ".git").exists():
         head = subprocess.run(
@@ -224,12 +223,12 @@ def test_outside_a_checkout_there_is_no_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A virtual environment inside somebody's repository must not report that repository."""
-    inside = tmp_path / "venv" / "site-packages" / "uniconv_bench" / "records.py"
+    inside = tmp_path / "venv" / "site-packages" / "uniconv_bench" / "machine.py"
     inside.parent.mkdir(parents=True)
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
-    monkeypatch.setattr(records, "__file__", str(inside))
+    monkeypatch.setattr(machine, "__file__", str(inside))
     found = provenance({}, {})
     assert found.commit is None and found.dirty is None
 
@@ -242,13 +241,13 @@ def test_energy_is_the_difference_of_the_counters_or_none(tmp_path: Path) -> Non
     assert energy_joules(tmp_path) == 2.0
     (tmp_path / "intel-rapl:0" / "energy_uj").write_text("locked")
     assert energy_joules(tmp_path) is None
-    assert records._since(2.0, 5.5) == 3.5
-    assert records._since(None, 5.5) is records._since(2.0, None) is records._since(6, 5) is None
+    assert machine._since(2.0, 5.5) == 3.5
+    assert machine._since(None, 5.5) is machine._since(2.0, None) is machine._since(6, 5) is None
 
 
 def test_provenance_imports_no_torch() -> None:
     code = (
-        "import sys; from uniconv_bench.records import provenance; provenance({}, {}); "
+        "import sys; from uniconv_bench.machine import provenance; provenance({}, {}); "
         "print([m for m in ('torch', 'numpy', 'numba', 'transformers') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,7 +13,8 @@ from test_records import FIXED, make_record, make_score
 from uniconv_bench.cards import Reported
 from uniconv_bench.errors import UserError
 from uniconv_bench.records import ResultRecord
-from uniconv_bench.tables import escape_latex, escape_markdown, table
+from uniconv_bench.rendering import escape_latex, escape_markdown
+from uniconv_bench.tables import table
 
 
 def changed(record: ResultRecord, part: str, **fields: Any) -> ResultRecord:
@@ -124,6 +125,14 @@ def test_a_part_of_a_dataset_is_called_so_and_stands_beside_no_published_figure(
     assert "26.2" not in text and "reported (" not in text
     rows = list(csv.DictReader(io.StringIO(table([part, other], format="csv"))))
     assert [row["profile"] for row in rows] == ["full, part of the dataset", "full"]
+
+
+def test_what_no_published_count_vouches_for_is_not_called_whole() -> None:
+    record = make_record("qrecc", "b", (make_score("f1", 0.3),), profile="full")
+    task = record.task.model_copy(update={"unchecked": ("passages", "turns of test")})
+    text = table([record.model_copy(update={"task": task})], FIGURES)
+    assert "not held against a published count: passages of qrecc, turns of test of qrecc" in text
+    assert "26.2" not in text
 
 
 def test_refusals() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from uniconv_bench import records
 from uniconv_bench.artefacts import folder_of, missing_artefact
 from uniconv_bench.assembly import Setup
 from uniconv_bench.cards import Profile
-from uniconv_bench.definitions import uncomputable
+from uniconv_bench.definitions import packages_of, uncomputable
 from uniconv_bench.errors import UserError
 from uniconv_bench.evaluation import Evaluation
 from uniconv_bench.files import cache_dir, digest_of_code, digest_of_file
@@ -140,7 +141,8 @@ def outputs(record: ResultRecord) -> dict[str, Path]:
 def rescored(record: ResultRecord, *, progress: Progress) -> ResultRecord | None:
     """A record with the scores that its task's card asks for now, from its cached run and answers.
 
-    No model runs, and what it says of system, run, answers and provenance stays as it is.
+    No model runs, and what it says of system, run and answers stays as it is; of its provenance
+    all but the versions of what scores.
 
     Returns:
         None where the cache lacks one of the files.
@@ -162,11 +164,14 @@ def rescored(record: ResultRecord, *, progress: Progress) -> ResultRecord | None
             raise lacking
     folder = evaluation.score(files.get(RUN), files.get(ANSWERS))
     digests = {"scores": digest_of_file(folder / SCORES)}
+    versions = {name: metadata.version(name) for name in packages_of(evaluation.task.card.metrics)}
+    packages = {"packages": record.provenance.packages | versions}
     return ResultRecord(
         **{name: getattr(record, name) for name in ResultRecord.model_fields}
         | {
             "task": task.model_copy(update={"card_digest": evaluation.task.card.digest()}),
             "scores": scores_of(folder),
             "digests": record.digests.model_copy(update=digests),
+            "provenance": record.provenance.model_copy(update=packages),
         }
     )

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uniconv_bench import metrics, records, runs
+from uniconv_bench import machine, metrics, runs
 from uniconv_bench.artefacts import folder_of, missing_artefact
 from uniconv_bench.assembly import Setup
 from uniconv_bench.cards import Profile
@@ -76,7 +76,7 @@ class Evaluation:
                 f"{loaded.card.name} names no relevant passages, which {setup.card.name} hands over"
             )
             raise UserError(what, mend="choose another system")
-        return Evaluation(setup, loaded, limit, progress, records.energy_joules())
+        return Evaluation(setup, loaded, limit, progress, machine.energy_joules())
 
     @cached_property
     def turns(self) -> list[Turn]:

@@ -15,8 +15,8 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.files import atomic_write
 from uniconv_bench.metrics import metric_score
 from uniconv_bench.records import ResultRecord, Score, read_records
+from uniconv_bench.rendering import GAP, escape_markdown, interval, metric_label, percent
 from uniconv_bench.rescoring import Tasks, rescore
-from uniconv_bench.tables import GAP, escape_markdown, interval, metric_label, percent
 
 Outputs = Callable[[ResultRecord], Mapping[str, Path]]
 """A record -> the `run` and `answers` that it was made from; those that are still there."""

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from uniconv_bench import metrics, records, runs
+from uniconv_bench import machine, metrics, records, runs
 from uniconv_bench.assembly import WEIGHTS
 from uniconv_bench.costs import COST
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of_file, read_json
 from uniconv_bench.records import ResultRecord
 from uniconv_bench.system_cards import SystemCard
+from uniconv_bench.whole import unchecked
 
 if TYPE_CHECKING:
     from uniconv_bench.evaluation import Evaluation
@@ -56,7 +57,8 @@ def recorded(evaluation: Evaluation, folders: Mapping[str, Path]) -> ResultRecor
     here = evaluation.made | {f"train {name}" for name in evaluation.setup.trained}
     # What was done before, or elsewhere, took energy that this process cannot know.
     energy = evaluation.energy if set(seconds) <= here else None
-    made = records.provenance(seconds, training, energy_before=energy)
+    full = task.profile == "full"
+    made = machine.provenance(seconds, training, energy_before=energy)
     peak = max(made.peak_memory_bytes, *(c["peak_memory_bytes"] for c in costs.values()))
     return ResultRecord(
         task=records.TaskPart(
@@ -67,6 +69,7 @@ def recorded(evaluation: Evaluation, folders: Mapping[str, Path]) -> ResultRecor
             card_digest=task.card.digest(),
             data_digest=task.digest,
             part=task.part,
+            unchecked=tuple(unchecked(task.card, task.test_split)) if full else (),
         ),
         system=records.SystemPart(
             name=card.name,

@@ -1,60 +1,25 @@
-"""Result records as Markdown, LaTeX or CSV. Knows records only: no task, no system, no computing.
+"""Result records as one table: what stands in it, and the notes below it.
 
-Scores times 100 and rounding happen here and nowhere else.
+Knows records only: no task, no system, no computing.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from uniconv_bench.cards import CUT
-from uniconv_bench.definitions import parse_metric
 from uniconv_bench.errors import UserError, unknown_name
 from uniconv_bench.records import ResultRecord, Score
+from uniconv_bench.rendering import Column, Grid, Row, latex, markdown, metric_label
 
 if TYPE_CHECKING:
     from uniconv_bench.cards import Reported
 
-Column = tuple[str, str]
-"""(task, metric)"""
-
 METRICS = ("ndcg@3", "recall@10", "f1")
 PART = "part of the dataset"
-GAP = "-"
-"""Stands where nothing was measured. Never 0."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One system: its measured scores, or figures printed elsewhere.
-
-    Attributes:
-        label: as shown.
-        scores: measured.
-        bound: it is given the gold passages, so it competes with nobody.
-        reported: printed elsewhere, as fractions.
-    """
-
-    label: str
-    scores: Mapping[Column, Score]
-    bound: bool
-    reported: Mapping[Column, float]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table before it takes a format."""
-
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    best: frozenset[tuple[str, Column]]
-    """(row label, column) in bold."""
-    notes: tuple[str, ...]
 
 
 def table(
@@ -71,14 +36,14 @@ def table(
     Args:
         records: of one profile, each task and system once; rows in order of appearance.
         reported: task -> figures printed elsewhere; shown at profile `full` only, and not beside a
-            part of the dataset.
+            part of the dataset, or what may be one.
         format: `markdown`, `latex` (needs the booktabs package) or `csv` (fractions, unrounded).
         metrics: columns of each task, where measured.
 
     Raises:
         UserError: nothing to show, mixed profiles or data, limited or repeated records.
     """
-    renderers: dict[str, Callable[[Grid], str]] = {"markdown": _markdown, "latex": _latex}
+    renderers: dict[str, Callable[[Grid], str]] = {"markdown": markdown, "latex": latex}
     if format not in (*renderers, "csv"):
         raise unknown_name("table format", format, [*renderers, "csv"])
     _refuse_unfair(records)
@@ -90,50 +55,6 @@ def table(
 def interval_overlap(one: Score, other: Score) -> bool:
     """Whether two 95 % intervals have a value in common."""
     return one.ci95[0] <= other.ci95[1] and other.ci95[0] <= one.ci95[1]
-
-
-def percent(fraction: float) -> str:
-    """A fraction x 100, one decimal."""
-    return f"{fraction * 100:.1f}"
-
-
-def interval(score: Score) -> str:
-    """`[lo, hi]` x 100."""
-    return f"[{percent(score.ci95[0])}, {percent(score.ci95[1])}]"
-
-
-def metric_label(metric: str) -> str:
-    """`ndcg@3` as `NDCG@3`; the name itself of a metric that this version does not know."""
-    try:
-        return parse_metric(metric).label
-    except UserError:
-        return metric
-
-
-def escape_markdown(text: str) -> str:
-    """Any text as one line of Markdown that shows as it is: no markup, HTML, link or image."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*_{}\[\]#|~!$])", r"\\\1", text)
-    # Bare addresses become links by themselves; the cutoff of a metric is none.
-    text = re.sub(r"@(?!\d+(?![\w.-]))", "&#64;", text).replace("://", "&#58;//")
-    return re.sub(r"(?i)(www|mailto|xmpp)([.:])", lambda m: f"{m[1]}&#{ord(m[2])};", text)
-
-
-def escape_latex(text: str) -> str:
-    """Any text as LaTeX that prints it."""
-    special = {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        "[": "{[}",  # an argument of the line end before it, otherwise
-        "*": "{*}",
-        **{c: f"\\{c}" for c in "&%$#_{}"},
-    }
-    return "".join(special.get(c, c) for c in text)
 
 
 def _refuse_unfair(records: Sequence[ResultRecord]) -> None:
@@ -179,7 +100,8 @@ def _grid(
         own = [r for r in records if r.system.name == name]
         scores = {(r.task.name, s.metric): s for r in own for s in r.scores}
         rows.append(Row(titles[name], scores, _is_bound(own[0]), {}))
-    whole = {r.task.name for r in records if r.task.profile == "full" and not r.task.part}
+    partly = {r.task.name for r in records if r.task.part or r.task.unchecked}
+    whole = {r.task.name for r in records if r.task.profile == "full"} - partly
     reported = {task: figures for task, figures in reported.items() if task in whole}
     published = _published(columns, reported, titles)
     rows += [Row(label, {}, False, figures) for label, figures in published[0].items()]
@@ -251,6 +173,11 @@ def _reading(records: Sequence[ResultRecord], rows: Sequence[Row]) -> list[str]:
     else:
         parts = _distinct(r.task.name for r in records if r.task.part)
         but = f", but {PART} of {', '.join(parts)}" if parts else ""
+        unknown = _distinct(
+            f"{what} of {r.task.name}" for r in records for what in r.task.unchecked
+        )
+        if unknown:
+            but += f"; not held against a published count: {', '.join(unknown)}"
         notes.append(f"Profile full: the whole dataset and corpus{but}.")
     return notes
 
@@ -325,75 +252,6 @@ def _setting(records: Sequence[ResultRecord]) -> list[str]:
     hardware = _distinct(r.provenance.hardware for r in records)
     notes.append(f"uniconv-bench {'; '.join(_distinct(code))}. Hardware: {'; '.join(hardware)}.")
     return notes
-
-
-def _markdown(grid: Grid) -> str:
-    header = ["System", *(f"{escape_markdown(t)} {metric_label(m)}" for t, m in grid.columns)]
-    lines = [_pipes(header), _pipes([":--", *["--:"] * len(grid.columns)])]
-    for row in grid.rows:
-        cells = [escape_markdown(row.label)]
-        for column in grid.columns:
-            score = row.scores.get(column)
-            if score is not None:
-                mean = percent(score.mean)
-                mean = f"**{mean}**" if (row.label, column) in grid.best else mean
-                cells.append(f"{mean} {interval(score)}")
-            elif column in row.reported:
-                cells.append(f"*{percent(row.reported[column])}*")
-            else:
-                cells.append(GAP)
-        lines.append(_pipes(cells))
-    return "\n".join([*lines, "", *(f"- {escape_markdown(note)}" for note in grid.notes)]) + "\n"
-
-
-def _pipes(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _latex(grid: Grid) -> str:
-    tasks = _distinct(task for task, _ in grid.columns)
-    heads, rules, start = [], [], 2
-    for task in tasks:
-        width = sum(t == task for t, _ in grid.columns)
-        heads.append(f"\\multicolumn{{{width}}}{{c}}{{{escape_latex(task)}}}")
-        rules.append(f"\\cmidrule(lr){{{start}-{start + width - 1}}}")
-        start += width
-    names = ["System", *(escape_latex(metric_label(m)) for _, m in grid.columns)]
-    body = [_latex_row(row, grid) for row in grid.rows if not row.reported]
-    elsewhere = [_latex_row(row, grid) for row in grid.rows if row.reported]
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        r"\begin{table*}[t]",
-        r"\centering\scriptsize\setlength{\tabcolsep}{2pt}",
-        f"\\begin{{tabular}}{{l{'c' * len(grid.columns)}}}",
-        r"\toprule",
-        f" & {' & '.join(heads)} \\\\",
-        *rules,
-        f"{' & '.join(names)} \\\\",
-        r"\midrule",
-        *body,
-        *([r"\midrule", *elsewhere] if elsewhere else []),
-        r"\bottomrule",
-        r"\end{tabular}",
-        f"\\caption{{{' '.join(escape_latex(note) for note in grid.notes)}}}",
-        r"\end{table*}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _latex_row(row: Row, grid: Grid) -> str:
-    cells = [escape_latex(row.label)]
-    for column in grid.columns:
-        score = row.scores.get(column)
-        if score is not None:
-            mean = percent(score.mean)
-            mean = f"\\textbf{{{mean}}}" if (row.label, column) in grid.best else mean
-            cells.append(f"\\shortstack{{{mean}\\\\{{\\tiny {interval(score)}}}}}")
-        elif column in row.reported:
-            cells.append(f"\\textit{{{percent(row.reported[column])}}}")
-        else:
-            cells.append(GAP)
-    return f"{' & '.join(cells)} \\\\"
 
 
 def _csv(records: Sequence[ResultRecord], metrics: Sequence[str]) -> str:

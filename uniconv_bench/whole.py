@@ -44,6 +44,17 @@ def part_of(
     return [f"{found:,} of {whole:,} {name}" for name, found, whole in differing]
 
 
+def unchecked(card: TaskCard, split: str) -> list[str]:
+    """What of corpus and split no published count is known of, so that nothing says it is whole."""
+    size = card.size
+    turns = size.splits.get(split) if size else None
+    known = turns is not None and (turns.turns or turns.judged_retrieval)
+    corpus = card.evidence == "given" or (size is not None and size.passages)
+    return [
+        what for what, there in (("passages", corpus), (f"turns of {split}", known)) if not there
+    ]
+
+
 def _pairs(card: TaskCard, counts: Mapping[str, Any]) -> list[tuple[str, int, int]]:
     """(what is counted, found, in the whole dataset) of all that is known of both."""
     if card.size is None:

@@ -128,7 +128,7 @@ def rescore(
         new = rescored(record, progress=progress())
         if new is None:
             note(f"{path}: left as it is, as this cache lacks its run or answers; run it again")
-        elif new.scores != record.scores:
+        elif (new.scores, new.provenance) != (record.scores, record.provenance):
             write_record(new, path)
             rows.append({"record": str(path), "metrics": [score.metric for score in new.scores]})
     if as_json:
@@ -136,7 +136,7 @@ def rescore(
         return
     for row in rows:
         typer.echo(row["record"])
-    note(f"{len(rows)} records have other scores than before")
+    note(f"{len(rows)} records written; the others have the scores that their cards ask for")
     next_step("uniconv-bench leaderboard build")
 
 
