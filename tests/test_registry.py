@@ -258,6 +258,17 @@ def test_a_changed_setting_does_not_keep_the_source_of_the_old_value(tmp_path: P
     assert card.inference.sources["passage_tokens"] == "peer:ChatRetriever"
 
 
+def test_a_fault_of_the_table_itself_is_none_of_a_profiles(tmp_path: Path) -> None:
+    card = tmp_path / "mine.toml"
+    card.write_text(
+        'extends = "uniconv"\nname = "mine"\ntitle = "M"\ndescription = "D"\n'
+        '[adapters.joint]\nddm = "passage_only"\n'
+    )
+    told = fails(registry.system_card, str(card))
+    assert "adapters.joint: ddm 'passage_only' leaves losses.generation" in told
+    assert "profiles" not in told
+
+
 def test_every_choice_of_every_shipped_card_has_a_source() -> None:
     seen = 0
     for name in registry.system_names():

@@ -70,11 +70,10 @@ class Setup:
         """
         card, path = system_card(system)
         if card.backbone and profile not in card.backbone:
-            raise UserError(
-                f"{card.name} names no backbone for profile {profile}",
-                where=path,
-                mend=f"add `{profile} = ...` under [backbone]",
-            )
+            there = next(iter(card.backbone))
+            what = f"{card.name} names no backbone for profile {profile}"
+            mend = f"add --profile {there}, or `{profile} = ...` to its [backbone]"
+            raise UserError(what, where=path, mend=mend)
         return Setup(card.on(profile), path, profile, progress)
 
     @property

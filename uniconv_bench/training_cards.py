@@ -76,6 +76,8 @@ class ByProfile(Card):
 
     @model_validator(mode="after")
     def _profiles_fit(self) -> Self:
+        if self.profiles:  # a fault of the table itself is none of a profile's
+            type(self).model_validate(self.model_dump(exclude={"profiles"}, exclude_defaults=True))
         for profile in self.profiles:
             self.on(profile)
         return self

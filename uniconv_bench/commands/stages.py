@@ -125,6 +125,8 @@ def prepare(
         return
     for name, counts in found.items():
         display.show_counts(f"{name} ({profile})", counts)
+        if counts.get("part"):
+            note("to have the whole dataset, put all of its files there and prepare with --force")
         note(f"folder: {counts['folder']}")
     if trainable:
         next_step(f"uniconv-bench run --task {tasks[0]} --system uniconv --profile {profile}")
