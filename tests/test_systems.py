@@ -205,11 +205,27 @@ def test_two_stages_train_the_first_where_the_second_is_lacking(
         ('[adapters.joint]\nstart = "fist"\n', "'fist' is not declared"),
         ('[adapters.first]\nstart = "joint"\n', "goes in a circle"),
         ("[adapters.first.lora]\nr = 3\n", "make the lora of 'first' the same"),
+        ("[adapters.joint.validation]\nshare = 0.2\n", "'first'.* is trained on turns held out"),
+        (
+            "[adapters.joint.validation]\nshare = 0.2\n[adapters.first.validation]\nshare = 0.1\n",
+            "'first'.* is trained on turns held out",
+        ),
+        (
+            "[adapters.joint.profiles.mini.validation]\nshare = 0.2\n",
+            "'first'.* is trained on turns held out",
+        ),
     ],
 )
 def test_a_start_that_cannot_be_is_refused(changes: str, told: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=told):
         system_card(derived(tmp_path, "uniconv-two-stage", changes))
+
+
+def test_two_stages_may_hold_out_the_same_turns(tmp_path: Path) -> None:
+    """How often they are measured is each adapter's own matter."""
+    stages = (("first", 10), ("joint", 5))
+    tables = [f"[adapters.{n}.validation]\nshare = 0.2\nevery = {e}\n" for n, e in stages]
+    assert system_card(derived(tmp_path, "uniconv-two-stage", "".join(tables)))
 
 
 def student_of(folder: Path, teacher: str, **distillation: Any) -> str:

@@ -7,7 +7,7 @@ here, and `sources` says where its value comes from.
 from __future__ import annotations
 
 from graphlib import CycleError, TopologicalSorter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -146,6 +146,23 @@ class Inference(ByProfile):
     decode_batch_size: Positive = 16
 
 
+def _holds_out_alike(training: Training, needed: Training) -> bool:
+    """Whether what one adapter's training holds out, that of the one it needs does too."""
+    for profile in get_args(Profile):
+        one, other = training.on(profile), needed.on(profile)
+        if one.validation is None:
+            continue
+        if other.validation is None:
+            return False
+        parts = [
+            (set(card.tasks), card.seed, held.share, held.turns)
+            for card, held in ((one, one.validation), (other, other.validation))
+        ]
+        if parts[0] != parts[1]:
+            return False
+    return True
+
+
 class SystemCard(Card):
     """One runnable system: a retriever, a generator, and the adapters they use."""
 
@@ -200,6 +217,12 @@ class SystemCard(Card):
                 if shapes[0] != shapes[1]:
                     where = f"adapters.{name}.start"
                     raise ValueError(f"{where}: make the lora of {training.start!r} the same")
+            for other in filter(self.adapters.__contains__, training.needs):
+                if not _holds_out_alike(training, self.adapters[other]):
+                    raise ValueError(
+                        f"adapters.{name}.validation: {other!r}, which it needs, is trained on "
+                        "turns held out here: give both the same validation, tasks and seed"
+                    )
         try:
             needs = {name: training.needs for name, training in self.adapters.items()}
             TopologicalSorter(needs).prepare()
