@@ -68,7 +68,15 @@ class Setup:
         Raises:
             UserError: no such card, a malformed one, or one without a backbone for the profile.
         """
-        card, path = system_card(system)
+        return Setup.with_card(*system_card(system), profile, progress)
+
+    @staticmethod
+    def with_card(card: SystemCard, path: Path, profile: Profile, progress: Progress) -> Setup:
+        """A system whose card is at hand.
+
+        Raises:
+            UserError: it has no backbone for the profile.
+        """
         if card.backbone and profile not in card.backbone:
             there = next(iter(card.backbone))
             what = f"{card.name} names no backbone for profile {profile}"

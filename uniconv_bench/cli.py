@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from uniconv_bench import __version__
-from uniconv_bench.commands import board, files, look, results, stages
+from uniconv_bench.commands import board, files, look, results, stages, studies
 from uniconv_bench.commands.shared import first_process, note, several_processes
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import CACHE, cache_dir, require_writable
@@ -61,12 +61,18 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     results.score,
     results.rescore,
     results.table,
+    studies.experiment,
     look.doctor,
 )
 GROUPS: Mapping[str, tuple[str, Mapping[str, Callable[..., Any]]]] = {
     "list": (
-        "List tasks, systems or metrics.",
-        {"tasks": look.list_tasks, "systems": look.list_systems, "metrics": look.list_metrics},
+        "List tasks, systems, metrics or studies.",
+        {
+            "tasks": look.list_tasks,
+            "systems": look.list_systems,
+            "metrics": look.list_metrics,
+            "studies": studies.list_studies,
+        },
     ),
     "show": (
         "Show one task's or system's card.",

@@ -7,13 +7,13 @@ again.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from uniconv_bench import machine, metrics, runs
 from uniconv_bench.artefacts import folder_of, missing_artefact
@@ -23,20 +23,25 @@ from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.costs import counted
 from uniconv_bench.definitions import Stage, computable, of_stage, packages_of
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import digest_of_code, digest_of_file, write_json, write_jsonl
+from uniconv_bench.files import digest_of, digest_of_code, digest_of_file, write_json, write_jsonl
 from uniconv_bench.origin import check_passages, ranked
 from uniconv_bench.outside import answers, fingerprint_of, rankings, source_of
-from uniconv_bench.recording import (
-    ANSWERS,
-    RUN,
-    SCORES,
-    SUMMARY,
-)
+from uniconv_bench.recording import ANSWERS, RUN, SCORES, SUMMARY
 from uniconv_bench.system import Answer, Generator, Progress, Retriever
 from uniconv_bench.task import Task, load_task
 
-if TYPE_CHECKING:
-    pass
+
+@dataclass(frozen=True)
+class View:
+    """How a system is shown the test turns; what is right stays as it is.
+
+    Attributes:
+        name: names everything that the change depends on.
+        change: a turn as it is shown; None: left out.
+    """
+
+    name: str
+    change: Callable[[Turn], Turn | None]
 
 
 @dataclass
@@ -51,6 +56,8 @@ class Evaluation:
     """The machine's energy counter when the work began."""
     made: set[str] = field(default_factory=set)
     """Stages that this process did, from their first turn on."""
+    view: View | None = None
+    """None: as the dataset has them."""
 
     @staticmethod
     def of(
@@ -70,18 +77,32 @@ class Evaluation:
             raise UserError(f"--limit {limit} leaves no turn", mend="give 1 or more")
         setup = Setup.of(system, profile, progress)
         loaded = load_task(task, profile, data_dir, progress=progress)
+        return Evaluation.with_setup(setup, loaded, limit, progress)
+
+    @staticmethod
+    def with_setup(
+        setup: Setup,
+        loaded: Task,
+        limit: int | None,
+        progress: Progress,
+        view: View | None = None,
+    ) -> Evaluation:
+        """A system on a task, both at hand; raises UserError if they do not go together."""
         setup.tasks[loaded.card.name] = loaded
         if setup.card.retriever.kind == "gold" and not loaded.qrels():
             what = (
                 f"{loaded.card.name} names no relevant passages, which {setup.card.name} hands over"
             )
             raise UserError(what, mend="choose another system")
-        return Evaluation(setup, loaded, limit, progress, machine.energy_joules())
+        return Evaluation(setup, loaded, limit, progress, machine.energy_joules(), view=view)
 
     @cached_property
     def turns(self) -> list[Turn]:
-        """The test turns, the first `limit` of them if given."""
-        return self.task.turns()[: self.limit]
+        """The test turns, the first `limit` of them if given, as the view shows them."""
+        turns = self.task.turns()[: self.limit]
+        if self.view is None:
+            return turns
+        return [shown for turn in turns if (shown := self.view.change(turn)) is not None]
 
     @property
     def retrieves(self) -> bool:
@@ -124,6 +145,7 @@ class Evaluation:
             "data": self.task.digest,
             "split": self.task.test_split,
             "limit": self.limit,
+            **({"view": self.view.name} if self.view else {}),
         }
 
     @cached_property
@@ -139,10 +161,13 @@ class Evaluation:
 
     def answering(self, run_file: Path) -> tuple[Path, dict[str, Any]]:
         """Folder and fingerprint of the answers from a run file."""
+        return self._answering({"run": digest_of_file(run_file), "top_k": self.top_k})
+
+    def _answering(self, read: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+        """Likewise; `read` names what the answers come from."""
         fingerprint = {
             **self._where,
-            "run": digest_of_file(run_file),
-            "top_k": self.top_k,
+            **read,
             "part": fingerprint_of(self.generator),
             "code": digest_of_file(source_of(self.generator)),
         }
@@ -158,7 +183,7 @@ class Evaluation:
                 )
                 self._check(run)
                 if self.retrieves:
-                    self._tell_missing("passages", run)
+                    self._tell_missing("passages", run, self.turns)
                 runs.write_run(working / RUN, run.items(), self.setup.card.name)
         return folder
 
@@ -176,10 +201,10 @@ class Evaluation:
             if fresh:
                 self.made.add(name)
 
-    def _tell_missing(self, what: str, given: Collection[str]) -> None:
-        lacking = metrics.missing((turn.turn_id for turn in self.turns), given)
+    def _tell_missing(self, what: str, given: Collection[str], turns: Sequence[Turn]) -> None:
+        lacking = metrics.missing((turn.turn_id for turn in turns), given)
         if lacking:
-            name, count = self.setup.card.name, f"{len(lacking)} of {len(self.turns)}"
+            name, count = self.setup.card.name, f"{len(lacking)} of {len(turns)}"
             self.progress.note(f"{name} has no {what} for {count} turns, which score 0 if judged")
 
     def _check(self, run: runs.Run) -> None:
@@ -200,6 +225,16 @@ class Evaluation:
                     for turn in self.turns
                 }
                 self._answer(working, evidence)
+        return folder
+
+    def answer_from(self, evidence: Mapping[str, Sequence[Passage]]) -> Path:
+        """The folder with `answers.jsonl`: of each turn named, from all the passages with it."""
+        shown = {t.turn_id: [*evidence[t.turn_id]] for t in self.turns if t.turn_id in evidence}
+        digest = digest_of({t: [astuple(p) for p in found] for t, found in shown.items()})
+        folder, fingerprint = self._answering({"evidence": digest})
+        with self._stage("answers", folder, fingerprint) as working:
+            if working:
+                self._answer(working, shown)
         return folder
 
     def accept(self, run_file: Path) -> None:
@@ -225,20 +260,24 @@ class Evaluation:
             ) from error
 
     def _answer(self, working: Path, evidence: Mapping[str, list[Passage]]) -> None:
-        """Appends answers as they come to a file that a stopped run goes on with."""
+        """Appends answers as they come to a file that a stopped run goes on with.
+
+        Turns without an entry among the evidence are not asked.
+        """
+        turns = [turn for turn in self.turns if turn.turn_id in evidence]
         so_far = working / "answers.partial"
         card = self.setup.card
         batch = card.inference.decode_batch_size if card.generator.kind == "llm" else 1
         done = _answers_so_far(so_far, batch)
-        left = [turn for turn in self.turns if turn.turn_id not in done]
+        left = [turn for turn in turns if turn.turn_id not in done]
         with so_far.open("a", encoding="utf-8") as stream:
             for answer in answers(self.generator, left, evidence, self.progress):
                 done[answer.turn_id] = answer
                 stream.write(runs.answer_line(answer))
                 stream.flush()
-        answered = [done[t.turn_id] for t in self.turns if t.turn_id in done]
+        answered = [done[t.turn_id] for t in turns if t.turn_id in done]
         runs.write_answers(working / ANSWERS, answered)
-        self._tell_missing("answer", done)
+        self._tell_missing("answer", done, turns)
         so_far.unlink()
 
     def metrics_of(self, stage: Stage) -> list[str]:

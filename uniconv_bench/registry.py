@@ -2,7 +2,7 @@
 
 Listing reads TOML only; the schemas are imported when a card is opened, code when it is asked for.
 A plug-in is a package named by an entry point of group `uniconv_bench.plugins`, with cards in its
-folders `tasks/` and `baselines/`.
+folders `tasks/`, `baselines/` and `experiments/`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from uniconv_bench.files import digest_of, read_toml
 
 if TYPE_CHECKING:
     from uniconv_bench.cards import TaskCard
+    from uniconv_bench.study_cards import StudyCard
     from uniconv_bench.system_cards import SystemCard
 
-Kind = Literal["task", "system"]
+Kind = Literal["task", "system", "study"]
 GROUP = "uniconv_bench.plugins"
 OURS = "uniconv_bench."
-FOLDERS: dict[Kind, str] = {"task": "tasks", "system": "baselines"}
+FOLDERS: dict[Kind, str] = {"task": "tasks", "system": "baselines", "study": "experiments"}
 AD_HOC = "beir"
 """The module in `tasks/` that reads a task named by a folder of its data, and writes its card."""
 
@@ -38,6 +39,11 @@ def task_names() -> list[str]:
 def system_names() -> list[str]:
     """Names of all systems that are shipped or plugged in."""
     return sorted(_cards("system"))
+
+
+def study_names() -> list[str]:
+    """Names of all studies that are shipped or plugged in."""
+    return sorted(_cards("study"))
 
 
 def headings(kind: Kind) -> list[dict[str, str]]:
@@ -70,6 +76,33 @@ def system_card(name_or_path: str) -> tuple[SystemCard, Path]:
     path = _find("system", name_or_path)
     card = parse_card(SystemCard, _extended(path, ()), path)
     _check_name("system", card.name, name_or_path, path)
+    return card, path
+
+
+def varied(name_or_path: str, *changes: dict[str, Any]) -> tuple[SystemCard, Path]:
+    """A system's card with changes laid on it as by cards that `extend` it, and where it stands.
+
+    Args:
+        changes: one upon the other, `name` and `title` included where it is to be told apart.
+    """
+    from uniconv_bench.cards import merged, parse_card
+    from uniconv_bench.system_cards import SystemCard
+
+    path = _find("system", name_or_path)
+    content = _extended(path, ())
+    for change in changes:
+        content = merged(content, change)
+    return parse_card(SystemCard, _with_adapters(content, path, ()), path), path
+
+
+def study_card(name_or_path: str) -> tuple[StudyCard, Path]:
+    """A study's card and where it stands."""
+    from uniconv_bench.cards import parse_card
+    from uniconv_bench.study_cards import StudyCard
+
+    path = _find("study", name_or_path)
+    card = parse_card(StudyCard, read_toml(path), path)
+    _check_name("study", card.name, name_or_path, path)
     return card, path
 
 
@@ -235,6 +268,13 @@ def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = content.pop("extends", None)
     if base is not None:
         content = merged(_base(base, path, "extends", seen), content)
+    return _with_adapters(content, path, seen)
+
+
+def _with_adapters(content: dict[str, Any], path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """A card's content with each of its adapters laid on what that extends."""
+    from uniconv_bench.cards import merged
+
     adapters = content.get("adapters")
     if not isinstance(adapters, dict):
         return content

@@ -86,9 +86,11 @@ def several_processes() -> bool:
 def expanded(kind: registry.Kind, given: Sequence[str]) -> list[str]:
     """Names with `all` spelt out, each card opened: a wrong one stops before any work."""
     names: Callable[[], list[str]]
+    card: Callable[[str], object]
     names, card = {
         "task": (registry.task_names, registry.task_card),
         "system": (registry.system_names, registry.system_card),
+        "study": (registry.study_names, registry.study_card),
     }[kind]
     chosen: dict[str, None] = {}
     for name in given:

@@ -1,0 +1,1 @@
+"""The named studies: a card each, and how their conditions are run, compared and drawn."""

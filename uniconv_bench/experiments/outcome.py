@@ -1,0 +1,160 @@
+"""What a study found: cells, differences and a reading, as JSON. Knows no task and no model."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
+
+from uniconv_bench.errors import UserError
+from uniconv_bench.files import canonical_json, digest_of, read_json, write_json
+from uniconv_bench.records import Count, Digest, Provenance
+
+OUTCOME = "outcome.json"
+Number = Annotated[float, Field(ge=-2, le=2)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Mean(_Part):
+    """A measure of one condition on one task, over all its turns or a part of them."""
+
+    condition: str
+    task: str
+    part: str | None
+    """Of the turns, as a slicing names it; None: all."""
+    measure: str
+    mean: Number
+    ci95: tuple[Number, Number]
+    n: Annotated[int, Field(gt=0)]
+    conversations: Annotated[int, Field(gt=0)]
+
+
+class Gap(_Part):
+    """A difference between two conditions on the turns that both have."""
+
+    label: str
+    """What is subtracted from what."""
+    condition: str | None
+    """None: an interaction of four."""
+    task: str
+    measure: str
+    mean: Number
+    ci95: tuple[Number, Number]
+    p: Annotated[float, Field(ge=0, le=1)]
+    p_holm: Annotated[float, Field(ge=0, le=1)]
+    """Corrected for all differences of the study."""
+    detectable: float | None
+    """The smallest true difference that as many conversations show in four of five cases."""
+    n: Annotated[int, Field(gt=0)]
+    conversations: Annotated[int, Field(gt=0)]
+
+
+class Cost(_Part):
+    """What a condition took; of stages that were cached, what they took when they were done."""
+
+    condition: str
+    task: str
+    turns: Count
+    retrieval_seconds: Seconds | None
+    """Passages encoded included; None: it retrieves nothing itself."""
+    answer_seconds: Seconds | None
+    training_seconds: Seconds
+    training_tokens: Count
+    peak_memory_bytes: Count
+    weights_bytes: Count
+    """Of all models that have to be in memory to answer: adapters, and one backbone for each part
+    that has weights of its own."""
+
+
+class Watched(_Part):
+    """A guard's number at the end of an adapter's training, where its card has validation."""
+
+    condition: str
+    adapter: str
+    number: str
+    before: float
+    after: float
+    warned: str | None
+    """What it means, where it is beyond its bound."""
+
+
+class Outcome(_Part):
+    """Everything a study found, and what it depends on."""
+
+    schema_version: Literal[1] = 1
+    study: str
+    title: str
+    question: str
+    card_digest: Digest
+    profile: Literal["sample", "mini", "full"]
+    backbones: dict[str, str | None]
+    """Condition -> name of its backbone."""
+    axis: str
+    x: dict[str, float]
+    """Condition -> its place on the axis."""
+    figure: Literal["dots", "line", "pareto", "grid", "bars"]
+    baseline: str
+    data: dict[str, Digest]
+    """Task -> digest of its data."""
+    cut: tuple[str, ...]
+    """Tasks whose split is cut for engineering, or of which data is a part."""
+    turns: int | None
+    """The first so many of each task; None: all."""
+    means: tuple[Mean, ...]
+    gaps: tuple[Gap, ...]
+    costs: tuple[Cost, ...]
+    watched: tuple[Watched, ...]
+    reading: tuple[str, ...]
+    provenance: Provenance
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy has no decorated properties
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over all other fields."""
+        return digest_of(self.model_dump(mode="json", exclude={"digest"}))
+
+    def conditions(self) -> list[str]:
+        """In the order of the card."""
+        return list(dict.fromkeys(mean.condition for mean in self.means))
+
+    def of(self, condition: str, task: str, measure: str, part: str | None = None) -> Mean | None:
+        """One mean, or None if it was not measured."""
+        wanted = (condition, task, measure, part)
+        return next(
+            (m for m in self.means if (m.condition, m.task, m.measure, m.part) == wanted), None
+        )
+
+
+def write_outcome(outcome: Outcome, folder: Path) -> Path:
+    """Writes an outcome with its digest into a study's folder."""
+    return write_json(folder / OUTCOME, outcome.model_dump(mode="json"))
+
+
+def read_outcome(path: Path) -> Outcome:
+    """Reads an outcome.
+
+    Raises:
+        UserError: it is malformed, or was changed after it was written.
+    """
+    content = read_json(path)
+    mend = "run the study again"
+    if not isinstance(content, dict):
+        raise UserError("not a study's outcome: no JSON object", where=path, mend=mend)
+    digest = content.pop("digest", None)
+    try:
+        outcome = Outcome.model_validate_json(canonical_json(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "outcome"
+        what = f"malformed outcome: field {field}: {first['msg']}"
+        raise UserError(what, where=path, mend=mend) from error
+    if outcome.digest != digest:
+        what = "the digest does not fit the content: the file was changed after it was written"
+        raise UserError(what, where=path, mend=mend)
+    return outcome
