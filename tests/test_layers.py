@@ -26,7 +26,8 @@ LAYERS = (
     {"costs", "prompts", "system", "runs", "origin", "records", "registry", "progress", "outside"}
     | {"machine", "rendering"},
     {"download", "unpack"},
-    {"rawfiles", "prepare", "mini", "whole", "task", "index", "encode", "decode", "metrics"},
+    {"rawfiles", "prepare", "mini", "whole", "task", "index", "encode", "decode", "metrics"}
+    | {"approximate", "dense"},
     {"fetch", "uniconv"},
     {"assembly"},
     {"evaluate", "evaluation", "export", "recording", "reproduce", "tables", "plots"},
@@ -45,12 +46,12 @@ ONLY = {
     "tasks": {"errors", "files", "conversation", "formats", "blocks"},
     "baselines": {
         *("errors", "files", "cards", "conversation", "prompts", "system", "system_cards"),
-        *("index", "encode", "decode", "task", "uniconv"),
+        *("index", "encode", "dense", "decode", "task", "uniconv"),
     },
     "uniconv": {
         *("errors", "files", "artefacts", "cards", "system_cards", "training_cards"),
         *("conversation", "prompts", "system"),
-        *("index", "encode", "decode", "task", "metrics"),
+        *("index", "encode", "dense", "decode", "task", "metrics"),
     },
 }
 """What plug-ins may use beside themselves."""

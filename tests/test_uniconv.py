@@ -16,7 +16,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,7 +23,6 @@ from safetensors.torch import load_file
 from uniconv_bench.cards import Bm25Settings
 from uniconv_bench.conversation import Passage, Turn, Utterance
 from uniconv_bench.decode import greedy, sampled
-from uniconv_bench.encode import encode_corpus, encode_rows
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import CACHE
 from uniconv_bench.progress import Silent
@@ -580,46 +578,6 @@ def test_batched_and_single_embeddings_agree(tiny_model: Any) -> None:
     together = embed(tiny_model, ROWS, END)
     for row, vector in zip(ROWS, together, strict=True):
         torch.testing.assert_close(embed(tiny_model, [row], END)[0], vector, atol=1e-6, rtol=0)
-
-
-def test_rows_come_back_in_their_order(tiny_model: Any) -> None:
-    def of(rows: Any) -> Any:
-        return np.array([[sum(row), len(row)] for row in rows], dtype=np.float32)
-
-    counted: list[int] = []
-    result = encode_rows(ROWS, of, 8, counted.append)
-    assert result.tolist() == of(ROWS).tolist()
-    assert sum(counted) == len(ROWS)
-    assert len(counted) > 1
-
-
-def test_encoding_goes_on_with_the_next_shard(
-    private_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("uniconv_bench.encode.SHARD", 2)
-    corpus = Corpus(Passage(f"p{i}", "x" * (i + 1)) for i in range(7))
-    encoded: list[int] = []
-
-    def encoder(fail_at: int | None) -> Callable[[], Any]:
-        def of(rows: Any) -> Any:
-            if fail_at is not None and len(encoded) + len(rows) > fail_at:
-                raise Stopped
-            encoded.extend(len(row) for row in rows)
-            return np.array([[len(row), 1.0] for row in rows], dtype=np.float32)
-
-        return lambda: of
-
-    def run(fail_at: int | None) -> Any:
-        return encode_corpus(
-            corpus, {"v": 1}, lambda p: [0] * len(p.text), encoder(fail_at), 1000, Silent()
-        )
-
-    with pytest.raises(Stopped):
-        run(5)
-    assert sorted(encoded) == [1, 2, 3, 4]
-    assert run(None)[:, 0].tolist() == [1, 2, 3, 4, 5, 6, 7]
-    assert sorted(encoded) == [1, 2, 3, 4, 5, 6, 7]
-    assert run(0)[:, 0].tolist() == [1, 2, 3, 4, 5, 6, 7]  # from cache: nothing is encoded
 
 
 def test_batch_composition_does_not_change_greedy_answers(tiny_model: Any) -> None:

@@ -60,6 +60,8 @@ class Setup:
     """Systems that learn from this one, and those that learn from them."""
     tracker: Tracker | None = None
     """Told of every training step."""
+    index: Path | None = None
+    """Folder of embeddings made elsewhere."""
 
     @staticmethod
     def of(system: str, profile: Profile, progress: Progress) -> Setup:
@@ -228,7 +230,7 @@ class Setup:
             name = GIVEN
         target = resolve(name, self.path.parent)
         backbone = self.card.backbone.get(self.profile, "")
-        context = Context(task.card, backbone, self.card.inference, self.adapters)
+        context = Context(task.card, backbone, self.card.inference, self.adapters, self.index)
         return built(target, table.settings if custom else table, context)
 
     def fit(self, *, retrain: set[str] | None = None) -> dict[str, Path]:

@@ -56,6 +56,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     stages.prepare,
     files.export,
     stages.train,
+    stages.encode,
     stages.retrieve,
     stages.generate,
     results.score,
@@ -116,9 +117,9 @@ def _options(
         bool, typer.Option("--debug", help="On an error, show the traceback. Works anywhere.")
     ] = False,
 ) -> None:
-    if several_processes() and context.invoked_subcommand != "train":
+    if several_processes() and context.invoked_subcommand not in ("train", "encode"):
         what = f"{context.invoked_subcommand} runs in one process; a launcher started several"
-        raise UserError(what, mend="launch train alone, everything else goes without")
+        raise UserError(what, mend="launch train or encode alone, everything else goes without")
     if not first_process():
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  (for as long as the process lives)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,12 +50,48 @@ def train(
     return setup.fit(retrain=retrain)
 
 
-def retrieve(
-    task: str, system: str, profile: Profile, *, limit: int | None = None, progress: Progress
-) -> Path:
-    """Trains if needed and ranks passages for the test turns; the TREC run file."""
-    evaluation = Evaluation.of(task, system, profile, limit, progress)
+def encode(task: str, system: str, profile: Profile, *, progress: Progress) -> Path:
+    """The folder with the embeddings of a task's passages by a system that can retrieve.
+
+    Processes that a launcher started, and any others that use the same cache, share the work.
+
+    Raises:
+        UserError: the system embeds nothing, or its adapter is not trained.
+    """
+    evaluation = Evaluation.of(task, system, profile, None, progress)
+    if missing := evaluation.setup.to_train():
+        mend = f"uniconv-bench train --system {system} --profile {profile}"
+        raise UserError(f"adapter {missing[0]} of {system} is not trained", mend=mend)
     evaluation.setup.fit()
+    _take_device()
+    return evaluation.encode()
+
+
+def _take_device() -> None:
+    """Of processes that a launcher started on one machine each has a GPU of its own."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def retrieve(
+    task: str,
+    system: str,
+    profile: Profile,
+    *,
+    limit: int | None = None,
+    index: Path | None = None,
+    progress: Progress,
+) -> Path:
+    """Trains if needed and ranks passages for the test turns; the TREC run file.
+
+    Args:
+        limit: take the first turns only.
+        index: folder of embeddings made elsewhere, in place of those in the cache.
+    """
+    evaluation = Evaluation.of(task, system, profile, limit, progress)
+    evaluation.setup.index = index
     return evaluation.retrieve() / RUN
 
 

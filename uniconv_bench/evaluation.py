@@ -32,7 +32,7 @@ from uniconv_bench.recording import (
     SCORES,
     SUMMARY,
 )
-from uniconv_bench.system import Answer, Generator, Progress, Retriever
+from uniconv_bench.system import Answer, Encoding, Generator, Progress, Retriever
 from uniconv_bench.task import Task, load_task
 
 if TYPE_CHECKING:
@@ -148,8 +148,28 @@ class Evaluation:
         }
         return folder_of("answers", self.setup.card.name, fingerprint), fingerprint
 
+    @property
+    def encoding(self) -> Encoding:
+        """The retriever, as one that embeds passages.
+
+        Raises:
+            UserError: it is none.
+        """
+        if self.setup.is_given(self.task) or not isinstance(self.retriever, Encoding):
+            what = f"{self.setup.card.name} embeds no passages of {self.task.card.name}"
+            raise UserError(what, mend="take a system with a retriever of kind dense or encoder")
+        return self.retriever
+
+    def encode(self) -> Path:
+        """The folder with the embeddings of the corpus."""
+        folder, _ = self.encoding.embeddings(self.task.corpus)
+        self.encoding.encode(self.task.corpus, self.progress)
+        return folder
+
     def retrieve(self) -> Path:
         """The folder with `run.trec`."""
+        if self.setup.index is not None:
+            self.encoding.check(self.task.corpus)
         folder, fingerprint = self.retrieval
         with self._stage("retrieval", folder, fingerprint) as working:
             if working:

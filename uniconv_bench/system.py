@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from uniconv_bench.cards import TaskCard
 from uniconv_bench.conversation import Passage, Turn
@@ -57,6 +57,9 @@ class Corpus(Protocol):
 
     def __iter__(self) -> Iterator[Passage]: ...
 
+    def between(self, start: int, stop: int) -> list[Passage]:
+        """The passages of these rows, whatever comes before them unread."""
+
     def __getitem__(self, passage_id: str) -> Passage:
         """Raises KeyError if there is no such passage."""
 
@@ -82,6 +85,10 @@ class InMemory:
 
     def __iter__(self) -> Iterator[Passage]:
         return iter(self._passages.values())
+
+    def between(self, start: int, stop: int) -> list[Passage]:
+        """The passages of these rows."""
+        return list(self._passages.values())[start:stop]
 
     def __getitem__(self, passage_id: str) -> Passage:
         """Raises KeyError if there is no such passage."""
@@ -116,12 +123,14 @@ class Context:
         backbone: name or folder of the pretrained weights for this profile; empty without any.
         inference: limits, depth and precision.
         adapters: trained adapters by their name on the card.
+        index: folder of embeddings made elsewhere, in place of those in the cache.
     """
 
     task: TaskCard
     backbone: str
     inference: Inference
     adapters: Mapping[str, Path]
+    index: Path | None = None
 
 
 class Retriever(Protocol):
@@ -137,6 +146,20 @@ class Retriever(Protocol):
 
         Scores are float32 and never increase; equal scores are ordered by passage id.
         """
+
+
+@runtime_checkable
+class Encoding(Protocol):
+    """A retriever that embeds passages, which can be done beforehand and elsewhere."""
+
+    def embeddings(self, corpus: Corpus) -> tuple[Path, dict[str, Any]]:
+        """Folder and fingerprint of a corpus's embeddings, be they there or not."""
+
+    def encode(self, corpus: Corpus, progress: Progress) -> Any:
+        """Makes them if they are not there."""
+
+    def check(self, corpus: Corpus) -> None:
+        """Raises UserError if embeddings made elsewhere do not fit."""
 
 
 class Generator(Protocol):

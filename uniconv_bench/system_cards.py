@@ -143,6 +143,12 @@ class Inference(ByProfile):
     """`merged`: adapters are added to the weights, in float32, before those are rounded to `dtype`:
     faster, but a large model passes through memory in float32. `beside`: they stay apart."""
     encode_batch_tokens: Positive = 4096
+    embedding_dtype: Literal["float32", "float16"] = "float32"
+    """Of passages' embeddings on disk; queries and scores are float32."""
+    index: Annotated[str, Field(min_length=1)] = "exact"
+    """`exact`, or a factory string of faiss: `Flat`, `HNSW32`, `IVF4096,PQ64`, ..."""
+    index_search: str = ""
+    """Its search settings, as faiss writes them: `nprobe=32`, `efSearch=128`."""
     decode_batch_size: Positive = 16
 
 

@@ -34,7 +34,7 @@ from uniconv_bench.commands.shared import (
     tasks_of,
 )
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import require_writable
+from uniconv_bench.files import require_folder, require_writable
 
 if TYPE_CHECKING:
     from uniconv_bench.records import ResultRecord
@@ -189,20 +189,50 @@ def train(
     print_paths(rows, "folder", as_json, f"uniconv-bench run --task all --system {system[0]}")
 
 
+def encode(
+    task: TaskOption,
+    system: SystemOption,
+    profile: ProfileOption = "sample",
+    as_json: JsonOption = False,
+) -> None:
+    """Embed the passages of a task; several processes at once share the work.
+
+    Start it as often as there are GPUs, by hand or as `accelerate launch -m uniconv_bench encode`.
+    """
+    from uniconv_bench import evaluate
+
+    rows = []
+    for one, other in pairs_of(task, system, profile, None):
+        path = evaluate.encode(one, other, profile, progress=progress())
+        rows.append({"task": one, "system": other, "index": str(path)})
+    command = command_of("retrieve", "--task", one, "--system", other, profile=profile)
+    print_paths(rows, "index", as_json, command)
+
+
 def retrieve(
     task: TaskOption,
     system: SystemOption,
     profile: ProfileOption = "sample",
     limit: LimitOption = None,
+    index: Annotated[
+        Path | None,
+        typer.Option(help="Folder of embeddings that `encode` made, perhaps elsewhere."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Rank passages for every test turn; writes TREC run files."""
     from uniconv_bench import evaluate
 
     rows = []
-    for one, other in pairs_of(task, system, profile, limit):
+    pairs = pairs_of(task, system, profile, limit)
+    if index is not None:
+        if len(pairs) > 1:
+            what = "--index holds the embeddings of one task by one system"
+            raise UserError(what, mend="name one --task and one --system")
+        require_folder(index, "--index")
+    for one, other in pairs:
         announce("retrieve", one, other, profile, limit, stages=("train", "retrieve"))
-        path = evaluate.retrieve(one, other, profile, limit=limit, progress=progress())
+        path = evaluate.retrieve(one, other, profile, limit=limit, index=index, progress=progress())
         rows.append({"task": one, "system": other, "run": str(path)})
     print_paths(
         rows, "run", as_json, command_of("score", "--task", one, "--run", path, profile=profile)

@@ -12,10 +12,10 @@ from typing import Any
 
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.decode import greedy
-from uniconv_bench.encode import Embed, encode_corpus, encode_rows
+from uniconv_bench.dense import EmbeddingRetriever, Encoder
+from uniconv_bench.encode import Embed, encode_rows
 from uniconv_bench.files import digest_of_code, digest_of_file
-from uniconv_bench.index import DenseIndex
-from uniconv_bench.system import Answer, Context, Corpus, Progress, Ranking
+from uniconv_bench.system import Answer, Context, Progress
 from uniconv_bench.system_cards import DenseRetriever as DenseCard
 from uniconv_bench.system_cards import LlmGenerator as LlmCard
 from uniconv_bench.uniconv.backbone import ATTENTION, find_backbone, load_decoder
@@ -63,51 +63,41 @@ class Decoder:
         return model, PromptFormat(tokenizer, *limits)
 
 
-class DenseRetriever:
-    """Cosine of EOS embeddings of session and passage, searched exactly."""
+class DenseRetriever(EmbeddingRetriever):
+    """Cosine of EOS embeddings of session and passage."""
 
     def __init__(self, card: DenseCard, context: Context):
+        super().__init__(context)
         self._decoder = Decoder(card.adapter, context)
         self._query = card.query
 
-    def fingerprint(self) -> Mapping[str, Any]:
-        """See `system.Retriever`."""
-        return {
-            "retriever": "dense",
-            "query": self._query,
-            **self._decoder.fingerprint(),
-            "faiss": _faiss_version(),
-            "code_search": digest_of_code("index"),
-        }
+    def of_passages(self) -> dict[str, Any]:
+        """See `dense.EmbeddingRetriever`."""
+        found = self._decoder.fingerprint()
+        del found["session_tokens"]
+        return found
 
-    def retrieve(
-        self, turns: Sequence[Turn], corpus: Corpus, depth: int, progress: Progress
-    ) -> Iterator[tuple[str, Ranking]]:
-        """See `system.Retriever`."""
+    def of_queries(self) -> dict[str, Any]:
+        """See `dense.EmbeddingRetriever`."""
+        tokens = self.inference.session_tokens
+        return {"retriever": "dense", "query": self._query, "session_tokens": tokens}
+
+    def encoder(self, progress: Progress) -> Encoder:
+        """See `dense.EmbeddingRetriever`."""
         model, form = self._decoder.load(progress)
         embed = _embedder(model, form.end)
-        batch_tokens = self._decoder.inference.encode_batch_tokens
-        fingerprint = {**self._decoder.fingerprint(), "corpus": corpus.digest}
-        vectors = encode_corpus(
-            corpus, fingerprint, form.passage, lambda: embed, batch_tokens, progress
-        )
-        rows = [form.query(turn, self._query) for turn in turns]
-        with progress.track("encode queries", len(rows)) as advance:
-            queries = encode_rows(rows, embed, batch_tokens, advance)
-        rankings = DenseIndex(corpus.ids, vectors).search(queries, depth)
-        for turn, ranking in zip(turns, rankings, strict=True):
-            yield turn.turn_id, ranking
+        size = model.config.hidden_size
+        return Encoder(size, form.passage, lambda t: form.query(t, self._query), embed, embed)
 
     def similarities(
         self, turns: Sequence[Turn], passages: Sequence[Passage], progress: Progress
     ) -> Any:
         """(turns, passages) float32 cosines."""
-        model, form = self._decoder.load(progress)
-        embed = _embedder(model, form.end)
-        rows = [form.query(turn, self._query) for turn in turns]
-        rows += [form.passage(passage) for passage in passages]
-        batch_tokens = self._decoder.inference.encode_batch_tokens
-        vectors = encode_rows(rows, embed, batch_tokens, lambda count: None)
+        encoder = self.encoder(progress)
+        rows = [encoder.query(turn) for turn in turns]
+        rows += [encoder.passage(passage) for passage in passages]
+        batch_tokens = self.inference.encode_batch_tokens
+        vectors = encode_rows(rows, encoder.embed_queries, batch_tokens, lambda count: None)
         return vectors[: len(turns)] @ vectors[len(turns) :].T
 
 
@@ -163,12 +153,3 @@ def _embedder(model: Any, pad: int) -> Embed:
             return embed(model, rows, pad).cpu().numpy()
 
     return of
-
-
-def _faiss_version() -> str | None:
-    for name in ("faiss-cpu", "faiss-gpu"):
-        try:
-            return f"{name} {metadata.version(name)}"
-        except metadata.PackageNotFoundError:
-            continue
-    return None
