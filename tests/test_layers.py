@@ -27,10 +27,10 @@ LAYERS = (
     | {"machine", "rendering"},
     {"download", "unpack"},
     {"rawfiles", "prepare", "mini", "whole", "task", "index", "encode", "decode", "metrics"}
-    | {"approximate", "dense"},
+    | {"approximate", "dense", "inventory"},
     {"fetch", "uniconv"},
     {"assembly"},
-    {"evaluate", "evaluation", "export", "recording", "reproduce", "tables", "plots"},
+    {"evaluate", "evaluation", "export", "recording", "reproduce", "tables", "plots"} | {"reasons"},
     {"rescoring", "bundles", "submission", "leaderboard"},
     {"experiments", "estimate"},
     {"display", "doctor"},

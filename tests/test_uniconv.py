@@ -68,6 +68,9 @@ class Corpus(list[Passage]):
     def ids(self) -> list[str]:
         return [p.passage_id for p in self]
 
+    def between(self, start: int, stop: int) -> list[Passage]:
+        return list(self)[start:stop]
+
     def __getitem__(self, key: Any) -> Any:
         found = [p for p in self if p.passage_id == key]
         if not found:

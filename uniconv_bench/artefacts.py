@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +32,7 @@ except ImportError:  # a platform without it has no locks
     fcntl = None  # type: ignore[assignment]
 
 MANIFEST = "manifest.json"
+PARTIAL = ".partial"
 CLAIMS = "claims"
 LOCKLESS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 """What a file system without locks says."""
@@ -124,7 +125,7 @@ class Claims:
 
 
 def _working(folder: Path) -> Path:
-    working = folder.with_name(f"{folder.name}.partial")
+    working = folder.with_name(f"{folder.name}{PARTIAL}")
     working.mkdir(parents=True, exist_ok=True)
     return working
 
@@ -226,7 +227,63 @@ def _verified(folder: Path) -> dict[str, Any] | None:
         path = folder / name
         if not path.is_file() or digest_once(path) != sha256:
             raise UserError("corrupted cache file", where=path, mend=mend)
+    with suppress(OSError):  # a cache that is only read
+        os.utime(manifest)  # when it was last used
     return fingerprint
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Keeps other processes from throwing an artefact away."""
+    with (folder / MANIFEST).open() as stream:
+        if fcntl is not None:
+            _wait(stream, fcntl.LOCK_SH, folder)
+        yield
+
+
+def is_held(folder: Path) -> bool:
+    """Whether some process makes or uses an artefact."""
+    with _free(folder) as free:
+        return not free
+
+
+def throw_away(folder: Path) -> bool:
+    """Removes an artefact, or what a process that is gone left of one; not one that is held.
+
+    It vanishes at once, so that nobody finds half of it.
+    """
+    with _free(folder) as free:
+        if not free or not folder.exists():
+            return False
+        doomed = folder.with_name(f"{folder.name}.{os.getpid()}{PARTIAL}")
+        folder.replace(doomed)
+    shutil.rmtree(doomed)
+    return True
+
+
+@contextmanager
+def _free(folder: Path) -> Iterator[bool]:
+    """Yields whether no process makes or uses an artefact; none begins to meanwhile."""
+    if fcntl is None:
+        yield False
+        return
+    lock = _lock(folder.with_name(folder.name.removesuffix(PARTIAL)))
+    with ExitStack() as files:
+        if not _taken(files.enter_context(lock.open("a"))):
+            yield False
+            return
+        files.callback(lock.unlink, missing_ok=True)
+        manifest = folder / MANIFEST
+        yield not manifest.exists() or _taken(files.enter_context(manifest.open("a")))
+
+
+def _taken(stream: IO[str]) -> bool:
+    """Takes a lock for this process alone, if no other has it."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from uniconv_bench import __version__
-from uniconv_bench.commands import board, files, look, results, stages
+from uniconv_bench.commands import board, cache, files, look, results, stages
 from uniconv_bench.commands.shared import first_process, note, several_processes
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import CACHE, cache_dir, require_writable
@@ -63,6 +63,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     results.rescore,
     results.table,
     look.doctor,
+    cache.why,
 )
 GROUPS: Mapping[str, tuple[str, Mapping[str, Callable[..., Any]]]] = {
     "list": (
@@ -76,6 +77,10 @@ GROUPS: Mapping[str, tuple[str, Mapping[str, Callable[..., Any]]]] = {
     "submit": (
         "Pack and check a leaderboard submission.",
         {"pack": board.submit_pack, "check": board.submit_check},
+    ),
+    "cache": (
+        "What the cache holds, and what of it may go.",
+        {"list": cache.cache_list, "prune": cache.cache_prune},
     ),
     "leaderboard": (
         "Recompute and render the leaderboard.",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from uniconv_bench import approximate
-from uniconv_bench.artefacts import differences, open_artefact
+from uniconv_bench.artefacts import differences, in_use, open_artefact
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.encode import Embed, Embeddings, embeddings_folder, encode_corpus, encode_rows
 from uniconv_bench.errors import UserError
@@ -137,9 +137,10 @@ class EmbeddingRetriever(ABC):
                 rows, encoder.embed_queries, self.inference.encode_batch_tokens, advance
             )
         search = self._approximate if approximately else self._exact
-        rankings = search(queries, corpus, embeddings, depth, progress)
-        for turn, ranking in zip(turns, rankings, strict=True):
-            yield turn.turn_id, ranking
+        with in_use(embeddings.folder):
+            rankings = search(queries, corpus, embeddings, depth, progress)
+            for turn, ranking in zip(turns, rankings, strict=True):
+                yield turn.turn_id, ranking
 
     def _exact(
         self, queries: Any, corpus: Corpus, embeddings: Embeddings, depth: int, progress: Progress

@@ -92,6 +92,7 @@ def retrieve(
     """
     evaluation = Evaluation.of(task, system, profile, limit, progress)
     evaluation.setup.index = index
+    evaluation.setup.fit()
     return evaluation.retrieve() / RUN
 
 

@@ -272,6 +272,16 @@ class Evaluation:
             run_file: None of a system that ranks nothing.
             answers_file: None where the task's metrics judge no answers.
         """
+        folder, fingerprint = self.scoring(run_file, answers_file)
+        with self._stage("scores", folder, fingerprint) as working:
+            if working:
+                self._score(working, fingerprint["metrics"], run_file, answers_file)
+        return folder
+
+    def scoring(
+        self, run_file: Path | None, answers_file: Path | None
+    ) -> tuple[Path, dict[str, Any]]:
+        """Folder and fingerprint of the scores of a run and answers."""
         names = computable(self.task.card.metrics, self.progress.note)
         fingerprint = {
             **self._where,
@@ -282,11 +292,7 @@ class Evaluation:
             "code": digest_of_code("definitions", "metrics", "runs", "evaluation"),
             "libraries": {name: metadata.version(name) for name in packages_of(names)},
         }
-        folder = folder_of("scores", self.setup.card.name, fingerprint)
-        with self._stage("scores", folder, fingerprint) as working:
-            if working:
-                self._score(working, names, run_file, answers_file)
-        return folder
+        return folder_of("scores", self.setup.card.name, fingerprint), fingerprint
 
     def _score(
         self,
