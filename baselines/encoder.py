@@ -15,6 +15,7 @@ from uniconv_bench.files import digest_of_code, digest_of_file
 from uniconv_bench.system import Context, Progress
 from uniconv_bench.system_cards import EncoderRetriever as EncoderCard
 from uniconv_bench.uniconv.backbone import find_backbone, load_encoder, load_tokenizer
+from uniconv_bench.uniconv.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +56,7 @@ class EncoderRetriever(EmbeddingRetriever):
 
     def encoder(self, progress: Progress) -> Encoder:
         """See `dense.EmbeddingRetriever`."""
+        keep_freed_memory()
         tokenizer = load_tokenizer(self._backbone, progress)
         merge = self.inference.lora == "merged"
         model = load_encoder(self._backbone, self._lora, self.inference.dtype, merge, progress)

@@ -29,6 +29,7 @@ LAYERS = (
     {"rawfiles", "prepare", "mini", "whole", "task", "index", "encode", "decode", "metrics"}
     | {"approximate", "dense", "inventory"},
     {"fetch", "uniconv"},
+    {"planning"},
     {"assembly"},
     {"evaluate", "evaluation", "export", "recording", "reproduce", "tables", "plots"} | {"reasons"},
     {"rescoring", "bundles", "submission", "leaderboard"},

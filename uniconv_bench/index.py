@@ -69,8 +69,11 @@ class ExactIndex:
         import torch
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        groups = torch.from_numpy(queries).to(device).split(QUERIES)
-        nearest = [_Nearest(group, self._ids, depth) for group in groups]
+        asked = torch.from_numpy(queries).to(device)
+        nearest = [
+            _Nearest(asked[start : start + QUERIES], self._ids, depth)
+            for start in range(0, len(asked), QUERIES)
+        ]
         rows = 0
         for passages in self._blocks(block or BLOCK[device.type]):
             passages = passages.to(device, non_blocking=True).float()

@@ -1,4 +1,5 @@
 """Why a stage of a system on a task would be done again: in what the nearest artefact differs."""
+
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping

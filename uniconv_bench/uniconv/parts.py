@@ -19,6 +19,7 @@ from uniconv_bench.system import Answer, Context, Progress
 from uniconv_bench.system_cards import DenseRetriever as DenseCard
 from uniconv_bench.system_cards import LlmGenerator as LlmCard
 from uniconv_bench.uniconv.backbone import ATTENTION, find_backbone, load_decoder
+from uniconv_bench.uniconv.memory import keep_freed_memory
 
 WEIGHTS = "adapter_model.safetensors"
 LIBRARIES = ("peft", "tokenizers", "torch", "transformers")
@@ -84,6 +85,7 @@ class DenseRetriever(EmbeddingRetriever):
 
     def encoder(self, progress: Progress) -> Encoder:
         """See `dense.EmbeddingRetriever`."""
+        keep_freed_memory()
         model, form = self._decoder.load(progress)
         embed = _embedder(model, form.end)
         size = model.config.hidden_size
