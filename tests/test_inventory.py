@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -140,7 +141,10 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
     return code, out, err
 
 
-def test_commands_list_and_prune(three: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_list_and_prune(
+    three: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
     code, out, _ = said(capsys, "cache", "list", "--json")
     assert code == 0 and len(json.loads(out)) == 3
     code, out, _ = said(capsys, "cache", "list")
