@@ -94,7 +94,7 @@ def test_candidates_within_rounding_of_the_cut_are_not_lost(
     vectors = generator.standard_normal((300, 64)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     queries = vectors[:9] + np.float32(0.1)
-    nearer = (vectors[:1] + np.float32(1e-7) * generator.standard_normal((50, 64))).astype("f4")
+    nearer = (vectors[:1] + np.float32(2e-6) * generator.standard_normal((50, 64))).astype("f4")
     vectors = np.concatenate([vectors, nearer])
     ids = [f"p{i:03d}" for i in generator.permutation(350)]
     whole = torch.Tensor.__matmul__
