@@ -34,6 +34,8 @@ CONNECT, BACKOFF, LONGEST = 15.0, 1.0, 600.0
 """Seconds: to wait for a connection, before the second try, and at most at the server's request."""
 PATHS = {"chat": "chat/completions", "completion": "completions"}
 TEXTS = {"chat": "content", "completion": "text"}
+UNLISTED = frozenset({404, 405, 500, 501})
+"""What servers answer that list no models; `transformers serve` fails without a hub cache."""
 KEYLESS = "name the environment variable that holds a key as `key` under [generator] on the card"
 
 
@@ -125,6 +127,14 @@ class _AgainError(Exception):
         self.wait = wait
 
 
+class _RefusedError(UserError):
+    """An answer that another try would not change."""
+
+    def __init__(self, code: int, what: str, where: str, mend: str):
+        super().__init__(what, where=where, mend=mend)
+        self.code = code
+
+
 class _Server:
     """One server, and how its failures are borne with. What it is asked at once, threads ask."""
 
@@ -141,7 +151,12 @@ class _Server:
         Raises:
             UserError: no server, or it refuses.
         """
-        listed = self._patiently(lambda: self._json("GET", "models"), Silent())
+        try:
+            listed = self._patiently(lambda: self._json("GET", "models"), Silent())
+        except _RefusedError as error:
+            if error.code in UNLISTED:
+                return {}
+            raise
         rows = listed.get("data")
         found = next((r for r in rows or () if r.get("id") == self._card.model), {})
         # The moment of loading, which some servers tell too, is no part of what a model is.
@@ -231,13 +246,13 @@ class _Server:
                 return response
             told = "" if response.status_code in (401, 403) else self._told(response)
         code = response.status_code
-        if code in LATER:
+        if code in (LATER if method == "POST" else LATER - UNLISTED):
             reason = f"it answers {code}{told}"
             raise _AgainError(reason, retry_after(response.headers.get("Retry-After")))
         mend = "mend url or model under [generator] on the card"
         if code in (401, 403):
             mend = f"put a valid key into {self._card.key}" if self._card.key else KEYLESS
-        raise UserError(f"the server answers {code}{told}", where=self._url, mend=mend)
+        raise _RefusedError(code, f"the server answers {code}{told}", self._url, mend)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
