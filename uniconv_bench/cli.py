@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from uniconv_bench import __version__
-from uniconv_bench.commands import board, files, look, results, stages
+from uniconv_bench.commands import board, chat, files, look, results, stages
 from uniconv_bench.commands.shared import first_process, note, several_processes
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import CACHE, cache_dir, require_writable
@@ -58,6 +58,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     stages.train,
     stages.retrieve,
     stages.generate,
+    chat.chat,
     results.score,
     results.rescore,
     results.table,

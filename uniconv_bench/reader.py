@@ -115,28 +115,32 @@ class Memory:
     def state(self, ids: Sequence[int]) -> Tensor:
         """The last layer's state (d,) at the last token."""
         known = self._shared(ids, len(ids) - 1)
+        (state,) = self._reader.read([ids[known:]], states=True)
         self._ids = list(ids)
-        return self._reader.read([ids[known:]], states=True)[0]
+        return state
 
     def prompt(self, prompt: Prompt) -> Tensor:
         """Logits (1, vocabulary) after a prompt."""
         known = self._shared(prompt.ids, prompt.start if prompt.unseen else len(prompt.ids) - 1)
+        logits = self._reader.prompts([prompt], known)
         # What is dropped in the middle is no beginning of anything that comes later.
         self._ids = [] if prompt.unseen else list(prompt.ids)
-        return self._reader.prompts([prompt], known)
+        return logits
 
     def go_on(self, token: int) -> Tensor:
         """Logits (1, vocabulary) after one more token."""
-        if self._ids:
-            self._ids.append(token)
-        return self._reader.read([[token]])
+        ids, self._ids = self._ids, []
+        logits = self._reader.read([[token]])
+        self._ids = [*ids, token] if ids else []
+        return logits
 
     def _shared(self, ids: Sequence[int], most: int) -> int:
         """Goes back to what is known of a row: its first tokens, as many as were read last."""
-        most = min(most, len(self._ids))
-        same = next((n for n in range(most) if ids[n] != self._ids[n]), most)
+        known, self._ids = self._ids, []  # until all is read: a reading may be broken off
+        most = min(most, len(known))
+        same = next((n for n in range(most) if ids[n] != known[n]), most)
         if same:
-            self._reader.take_back(len(self._ids) - same)
+            self._reader.take_back(len(known) - same)
         else:
             self._reader = Reader(self.model)
         return same
