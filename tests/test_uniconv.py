@@ -467,7 +467,7 @@ def test_sampled_rivals_are_drawn_once(tmp_path: Path, monkeypatch: pytest.Monke
         (kept,) = (tmp_path / "cache" / "samples").rglob("samples.json")
         said = json.loads(kept.read_text())
         assert len(said) == 8 and len(set(said)) > 4  # a random decoder never says the same
-        monkeypatch.setattr("uniconv_bench.uniconv.samples.sampled", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr("uniconv_bench.uniconv.samples.decode", lambda *_, **__: 1 / 0)
     other = trained(tmp_path / "other", training(cii_score="loglik", cii_temperature=1.0))
     assert not all(torch.equal(weights[key], other[key]) for key in weights)
 

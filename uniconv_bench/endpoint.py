@@ -158,7 +158,7 @@ class _Server:
                 return {}
             raise
         rows = listed.get("data")
-        found = next((r for r in rows or () if r.get("id") == self._card.model), {})
+        found: dict[str, Any] = next((r for r in rows or () if r.get("id") == self._card.model), {})
         # The moment of loading, which some servers tell too, is no part of what a model is.
         return {name: found[name] for name in ("id", "root", "owned_by") if name in found}
 

@@ -115,7 +115,7 @@ class Memory:
     def state(self, ids: Sequence[int]) -> Tensor:
         """The last layer's state (d,) at the last token."""
         known = self._shared(ids, len(ids) - 1)
-        (state,) = self._reader.read([ids[known:]], states=True)
+        state: Tensor = self._reader.read([ids[known:]], states=True)[0]
         self._ids = list(ids)
         return state
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -173,7 +173,7 @@ class JsonLines:
         sys.stdout.flush()
 
 
-def _rows(exchange: Exchange) -> list[Mapping[str, Any]]:
+def _rows(exchange: Exchange) -> list[dict[str, Any]]:
     return [
         {
             "rank": rank,
