@@ -31,6 +31,7 @@ WEIGHTS = "adapter_model.safetensors"
 PARTS = {
     "dense": "uniconv_bench.uniconv.parts:DenseRetriever",
     "llm": "uniconv_bench.uniconv.parts:LlmGenerator",
+    "endpoint": "uniconv_bench.endpoint:EndpointGenerator",
     "bm25": "uniconv_bench.baselines.bm25:Bm25Retriever",
     "encoder": "uniconv_bench.baselines.encoder:EncoderRetriever",
     "rewrite": "uniconv_bench.baselines.rewrite:RewriteRetriever",

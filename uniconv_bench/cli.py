@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from uniconv_bench import __version__
-from uniconv_bench.commands import board, cache, files, look, results, stages
+from uniconv_bench.commands import board, cache, chat, files, look, results, stages
 from uniconv_bench.commands.shared import first_process, note, several_processes
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import CACHE, cache_dir, require_writable
@@ -59,6 +59,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     stages.encode,
     stages.retrieve,
     stages.generate,
+    chat.chat,
     results.score,
     results.rescore,
     results.table,

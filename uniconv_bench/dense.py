@@ -125,22 +125,39 @@ class EmbeddingRetriever(ABC):
         self, turns: Sequence[Turn], corpus: Corpus, depth: int, progress: Progress
     ) -> Iterator[tuple[str, Ranking]]:
         """See `system.Retriever`."""
+
+        def embedded(encoder: Encoder) -> Any:
+            rows = [encoder.query(turn) for turn in turns]
+            batch_tokens = self.inference.encode_batch_tokens
+            with progress.track("encode queries", len(rows)) as advance:
+                return encode_rows(rows, encoder.embed_queries, batch_tokens, advance)
+
+        rankings = self.search(embedded, corpus, depth, progress)
+        for turn, ranking in zip(turns, rankings, strict=True):
+            yield turn.turn_id, ranking
+
+    def search(
+        self,
+        queries: Callable[[Encoder], Any],
+        corpus: Corpus,
+        depth: int,
+        progress: Progress,
+    ) -> Iterator[Ranking]:
+        """A ranking for each of the query embeddings, which are made when the passages' are there.
+
+        Args:
+            queries: (N, d) by the loaded encoder.
+        """
         self.check(corpus)
         encoder = self.encoder(progress)
         approximately = self.inference.index != EXACT
         if approximately:
             approximate.check(self.inference.index, encoder.dimension, len(corpus))
         embeddings = self.encode(corpus, progress, encoder)
-        rows = [encoder.query(turn) for turn in turns]
-        with progress.track("encode queries", len(rows)) as advance:
-            queries = encode_rows(
-                rows, encoder.embed_queries, self.inference.encode_batch_tokens, advance
-            )
+        vectors = queries(encoder)
         search = self._approximate if approximately else self._exact
         with in_use(embeddings.folder):
-            rankings = search(queries, corpus, embeddings, depth, progress)
-            for turn, ranking in zip(turns, rankings, strict=True):
-                yield turn.turn_id, ranking
+            yield from search(vectors, corpus, embeddings, depth, progress)
 
     def _exact(
         self, queries: Any, corpus: Corpus, embeddings: Embeddings, depth: int, progress: Progress

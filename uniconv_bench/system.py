@@ -10,12 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from uniconv_bench.cards import TaskCard
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.files import digest_of
 from uniconv_bench.system_cards import Inference
+
+if TYPE_CHECKING:
+    from uniconv_bench.reader import Memories
 
 Ranking = list[tuple[str, float]]
 """(passage_id, score), best first."""
@@ -172,3 +175,26 @@ class Generator(Protocol):
         self, turns: Sequence[Turn], evidence: Mapping[str, Sequence[Passage]], progress: Progress
     ) -> Iterator[Answer]:
         """One answer a turn, in any order; `evidence` is keyed by turn id and may be empty."""
+
+
+@runtime_checkable
+class Ranks(Protocol):
+    """A retriever that can be asked one turn at a time and remembers what it has read."""
+
+    def rank(
+        self, turn: Turn, corpus: Corpus, depth: int, memories: Memories, progress: Progress
+    ) -> Ranking:
+        """The ranking that `retrieve` gives, to rounding."""
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A generator that can be asked one turn at a time and tells its answer as it comes."""
+
+    def stream(
+        self, turn: Turn, passages: Sequence[Passage], memories: Memories, progress: Progress
+    ) -> Iterator[str]:
+        """The answer that `generate` gives, in pieces."""
+
+    def shown(self, turn: Turn, passages: Sequence[Passage], progress: Progress) -> str:
+        """The prompt as the model gets it."""
