@@ -19,6 +19,7 @@ from uniconv_bench.progress import Silent
 from uniconv_bench.records import ResultRecord, read_record
 from uniconv_bench.runs import read_answers, read_run
 from uniconv_bench.system import Answer
+from uniconv_bench.turnscores import read_scores
 
 CARD = """
 name = "tiny"
@@ -323,11 +324,25 @@ def test_shipped_adapter_fits_its_card(private_cache: Path) -> None:
     assert config["base_model_name_or_path"] == "smollm2-135m"
 
 
-def test_a_record_from_before_a_field_of_the_card_is_kept(card: str, tmp_path: Path) -> None:
+def test_scores_by_turn_come_beside_a_record_and_are_what_it_was_made_from(
+    card: str, tmp_path: Path
+) -> None:
+    record, _ = run(card, limit=None, results=tmp_path)
+    by_turn = read_scores(record, tmp_path)
+    assert by_turn.keys() == {score.metric for score in record.scores}
+    for score in record.scores:
+        values = by_turn[score.metric].values()
+        assert (len(values), sum(values) / len(values)) == (score.n, pytest.approx(score.mean))
+
+
+def test_a_record_from_before_a_field_of_the_card_is_kept(
+    card: str, tmp_path: Path, private_cache: Path
+) -> None:
     """The field at its default says what was said without it; another value does not."""
     from uniconv_bench.recording import kept
 
     record, _ = run(card)
+    scores = next((private_cache / "scores").glob("*/scores.jsonl"))
 
     def older(**inference: Any) -> ResultRecord:
         content = record.model_dump(mode="json", exclude={"digest"})
@@ -337,9 +352,9 @@ def test_a_record_from_before_a_field_of_the_card_is_kept(card: str, tmp_path: P
         content["task"]["card_digest"] = "0" * 64  # of before a word was changed
         return ResultRecord.model_validate_json(json.dumps(content))
 
-    _, path, written = kept(older(), tmp_path)
+    _, path, written = kept(older(), scores, tmp_path)
     assert written
-    there, _, written = kept(record, tmp_path)
+    there, _, written = kept(record, scores, tmp_path)
     assert not written and "session_mask" not in there.system.settings["generator"]
-    assert kept(older(dtype="bfloat16"), tmp_path)[2]
+    assert kept(older(dtype="bfloat16"), scores, tmp_path)[2]
     assert read_record(path).system.settings["inference"]["dtype"] == "bfloat16"

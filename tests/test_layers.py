@@ -20,16 +20,19 @@ LAYERS = (
     {"files"},
     {"artefacts"},
     {"conversation", "cards", "definitions", "formats", "lookup", "malformed", "system_cards"}
-    | {"training_cards"},
+    | {"statistics", "training_cards"},
     {"blocks"},
     {"corpus"},
     {"costs", "prompts", "system", "runs", "origin", "records", "registry", "progress", "outside"}
     | {"machine", "rendering"},
+    {"turnscores"},
+    {"comparison", "footnotes"},
+    {"claims", "tables", "reproduce"},
     {"download", "unpack"},
     {"rawfiles", "prepare", "mini", "whole", "task", "index", "encode", "decode", "metrics"},
     {"fetch", "uniconv"},
     {"assembly"},
-    {"evaluate", "evaluation", "export", "recording", "reproduce", "tables", "plots"},
+    {"evaluate", "evaluation", "export", "recording", "report"},
     {"rescoring", "bundles", "submission", "leaderboard"},
     {"experiments", "estimate"},
     {"display", "doctor"},
@@ -58,6 +61,9 @@ NEVER = {
     "records": {"task", "system", "registry"},
     "tables": {"task", "system", "registry"},
     "reproduce": {"task", "system", "registry"},
+    "statistics": {"task", "system", "registry", "records"},
+    "comparison": {"task", "system", "registry"},
+    "claims": {"task", "system", "registry"},
     "leaderboard": {"task", "registry"},
 }
 """What may not be reached even through others: results must outlive code."""

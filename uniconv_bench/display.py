@@ -16,7 +16,9 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from uniconv_bench.cards import Size, TaskCard
+    from uniconv_bench.claims import Answer
     from uniconv_bench.commands.example import Example
+    from uniconv_bench.comparison import Comparison
     from uniconv_bench.doctor import Check
     from uniconv_bench.records import ResultRecord
     from uniconv_bench.system_cards import SystemCard
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 
 WIDEST, UTTERANCES = 100, 4
 """Columns of a task card, whose lines are read one by one; utterances of history that it shows."""
+VERDICTS = {
+    "supported": "bold green",
+    "contradicted": "bold red",
+    "inconclusive": "bold yellow",
+    "not measured": "bold dim",
+}
 STATES = {"ok": "green", "note": "yellow", "missing": "red"}
 
 
@@ -96,6 +104,74 @@ def show_record(record: ResultRecord) -> None:
     if record.limit is not None:
         title += f", only the first {record.limit} turns"
     show_scores({score.metric: score.model_dump() for score in record.scores}, title)
+
+
+def show_comparison(found: Comparison) -> None:
+    """Two systems on one task: a table, plain sentences, the turns that moved most."""
+    from uniconv_bench import comparison
+    from uniconv_bench.rendering import p_text, percent
+
+    one, other = found.one, found.other
+    right = ("first", "second", "difference", "effect", "detectable", "+ / = / -", "n")
+    columns = ("first", "second", "difference", "95 % interval", "p", *right[3:])
+    table = _table("metric", *columns, right=right)
+    for row in found.metrics:
+        of = row.difference
+        table.add_row(
+            Text(row.metric, style="bold"),
+            *map(percent, row.means),
+            Text(f"{100 * of.mean:+.1f}", style="bold" if row.told_apart else ""),
+            " to ".join(map(percent, of.ci95)),
+            p_text(row.p).removeprefix("p = ").removeprefix("p "),
+            "-" if of.effect is None else f"{of.effect:+.2f}",
+            "-" if of.detectable is None else percent(of.detectable),
+            f"{of.wins} / {of.ties} / {of.losses}",
+            f"{of.n:,}",
+        )
+    task = one.record.task
+    clusters = max(row.difference.conversations for row in found.metrics)
+    caption = (
+        f"x 100; first: {one.title}, second: {other.title}; {clusters} conversations; p by "
+        "flipping conversations, Holm over the metrics; effect: mean over deviation of "
+        "conversations; detectable: seen in four of five cases; + / = / -: turns"
+    )
+    _show(f"{one.title} and {other.title} on {task.name} ({task.profile})", table, caption)
+    for side in (one, other):
+        if len(side.records) > 1:
+            spread = [f"{m} {percent(sd)}" for m, sd in side.seeds.items() if sd is not None]
+            line = f"{side.title}: {len(side.records)} runs pooled; their means vary by "
+            _console().print(line + ", ".join(spread))
+    for line in comparison.sentences(found):
+        _console().print(line)
+    if not found.moved:
+        _console().print("No turn differs.")
+        return
+    first = found.metrics[0].metric
+    moved = _table("turn", *(row.metric for row in found.metrics))
+    for turn in found.moved:
+        values = (turn.scores.get(row.metric) for row in found.metrics)
+        cells = ("-" if v is None else f"{v[0]:.2f} | {v[1]:.2f}" for v in values)
+        moved.add_row(Text(turn.turn_id, style="bold"), *cells)
+    _show(f"Turns that moved most, by {first}", moved, f"{one.title} | {other.title}")
+
+
+def show_claims(answers: Sequence[Answer], profile: str) -> None:
+    """Every claim with its verdict, what it rests on, and what would settle it."""
+    from uniconv_bench.claims import line_of, notes
+
+    console = _console()
+    console.print(Text(f"Claims of the paper at profile {profile}", style="bold"))
+    for answer in answers:
+        console.print()
+        console.print(Text(answer.verdict, style=VERDICTS[answer.verdict]), answer.claim.sentence)
+        lines = [f"{judged.verdict}: {line_of(judged)}" for judged in answer.parts]
+        for line in lines:
+            console.print(Padding(line, (0, 0, 0, 4)))
+        for line in answer.settle:  # unfolded, since commands are to be pasted
+            console.print(f"    {answer.to_settle}: {line}", soft_wrap=True)
+    console.print()
+    for note in notes(answers):
+        console.print(Text(note, style="dim"))
 
 
 def show_checks(checks: Iterable[Check]) -> None:

@@ -1,0 +1,355 @@
+"""The paper's claims as data (`claims.toml`, which says how they are judged), and their verdicts.
+
+Knows records and their scores by turn, no task and no system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from uniconv_bench.cards import Card, parse_card
+from uniconv_bench.comparison import Measured, cautions, measured, same_turns
+from uniconv_bench.errors import UserError
+from uniconv_bench.files import read_toml
+from uniconv_bench.rendering import escape_markdown, metric_label, p_text, percent
+from uniconv_bench.statistics import LEVEL, Difference, holm, paired
+
+Verdict = Literal["supported", "contradicted", "inconclusive", "not measured"]
+TASKS = ("topiocqa", "qrecc", "orquac", "inscit", "faithdial")
+"""The paper's five, over which its claims are made."""
+
+
+class Part(Card):
+    """One system is above another, or at most a margin below it."""
+
+    metric: str
+    above: str
+    below: str
+    margin: float = Field(default=0.0, ge=0, lt=1)
+    reason: str | None = None
+    """Why the margin is what it is."""
+
+    @model_validator(mode="after")
+    def _reasoned(self) -> Self:
+        if bool(self.margin) != bool(self.reason):
+            raise ValueError("a margin goes with its reason")
+        return self
+
+
+class Claim(Card):
+    """A claim and the comparisons that decide it."""
+
+    id: str
+    family: str
+    """Parts of all claims of a family are corrected together."""
+    sentence: str
+    source: str
+    parts: tuple[Part, ...] = ()
+    needs: str | None = None
+    """What would decide it, where no comparison of records can."""
+
+    @model_validator(mode="after")
+    def _decidable(self) -> Self:
+        if bool(self.parts) == bool(self.needs):
+            raise ValueError("a claim has parts, or says what it needs")
+        return self
+
+
+class Claims(Card):
+    """All of them."""
+
+    claims: tuple[Claim, ...]
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        ids = [claim.id for claim in self.claims]
+        if len(set(ids)) < len(ids):
+            raise ValueError("an id comes twice")
+        return self
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A part, measured.
+
+    Attributes:
+        part: what was claimed.
+        tasks: those that both systems were measured on.
+        difference: `above` minus `below`, the mean over the tasks.
+        p: of it, after Holm over the family.
+        by_task: task -> its own difference.
+        p_by_task: task -> its own p, after Holm over the tasks.
+        backbones: of the systems.
+        runs: of each system, with other seeds, that were pooled.
+        verdict: what follows.
+    """
+
+    part: Part
+    tasks: tuple[str, ...]
+    difference: Difference
+    p: float
+    by_task: Mapping[str, Difference]
+    p_by_task: Mapping[str, float]
+    backbones: tuple[str, ...]
+    runs: int
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A claim, its verdict, and what would settle it if that is open."""
+
+    claim: Claim
+    verdict: Verdict
+    parts: tuple[Judged, ...]
+    settle: tuple[str, ...]
+
+    @property
+    def to_settle(self) -> str:
+        """What `settle` is about."""
+        decided = self.verdict in ("supported", "contradicted")
+        return "for the other tasks" if decided else "to settle it"
+
+
+def read_claims(path: Path | None = None) -> tuple[Claim, ...]:
+    """The paper's claims, or those of a file; a UserError names what is wrong with it."""
+    path = path or Path(str(files("uniconv_bench") / "claims.toml"))
+    return parse_card(Claims, read_toml(path), path).claims
+
+
+def judge(claims: Sequence[Claim], profile: str, results: Sequence[Path]) -> list[Answer]:
+    """The verdict on every claim, from the records of one profile.
+
+    Args:
+        claims: as of `read_claims`.
+        profile: `sample`, `mini` or `full`.
+        results: folders of records; several hold runs with other seeds, which are pooled.
+
+    Raises:
+        UserError: records that a claim compares are not of the same turns, data or backbone.
+    """
+    books = _Records(profile, results)
+    open_: dict[tuple[int, int], _Evidence] = {}
+    for i, claim in enumerate(claims):
+        for j, part in enumerate(claim.parts):
+            if (evidence := books.of(part)) is not None:
+                open_[i, j] = evidence
+    corrected: dict[tuple[int, int], float] = {}
+    for family in dict.fromkeys(claim.family for claim in claims):
+        corrected |= holm(
+            {at: e.difference.p for at, e in open_.items() if claims[at[0]].family == family}
+        )
+    answers = []
+    for i, claim in enumerate(claims):
+        parts = [evidence.judged(corrected[at]) for at, evidence in open_.items() if at[0] == i]
+        verdict = _overall(claim, [part.verdict for part in parts])
+        answers.append(Answer(claim, verdict, tuple(parts), tuple(books.settle(claim, parts))))
+    return answers
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What records hold of a part."""
+
+    part: Part
+    difference: Difference
+    by_task: Mapping[str, Difference]
+    backbones: tuple[str, ...]
+    runs: int
+
+    def judged(self, p: float) -> Judged:
+        p_by_task = holm({task: found.p for task, found in self.by_task.items()})
+        side = _side(self.difference, p)
+        sides = {_side(found, p_by_task[task]) for task, found in self.by_task.items()}
+        verdicts: dict[int, Verdict] = {1: "supported", -1: "contradicted", 0: "inconclusive"}
+        return Judged(
+            self.part,
+            tuple(self.by_task),
+            self.difference,
+            p,
+            self.by_task,
+            p_by_task,
+            self.backbones,
+            self.runs,
+            verdicts[0 if -side in sides else side],
+        )
+
+
+def _side(difference: Difference, p: float) -> int:
+    """1 above what is tested against, -1 below, 0 not told apart from it."""
+    if p >= LEVEL:
+        return 0
+    return 1 if difference.mean > difference.null else -1
+
+
+def _overall(claim: Claim, parts: Sequence[Verdict]) -> Verdict:
+    if "contradicted" in parts:
+        return "contradicted"
+    if not parts or len(parts) < len(claim.parts):
+        return "not measured"
+    return "supported" if set(parts) == {"supported"} else "inconclusive"
+
+
+class _Records:
+    """Systems on tasks, each read once."""
+
+    def __init__(self, profile: str, results: Sequence[Path]):
+        self.profile, self.results = profile, results
+        self.read: dict[tuple[str, str], Measured] = {}
+
+    def there(self, system: str, task: str) -> bool:
+        return all((f / self.profile / system / f"{task}.json").is_file() for f in self.results)
+
+    def of(self, part: Part) -> _Evidence | None:
+        """None where no task has both systems."""
+        pairs, backbones = {}, []
+        for task in TASKS:
+            if not all(self.there(system, task) for system in (part.above, part.below)):
+                continue
+            one, other = (self._measured(system, task) for system in (part.above, part.below))
+            _refuse_other_backbone(one, other)
+            pairs[task] = same_turns(one, other, part.metric)
+            backbones.append(one.record.system.backbone or "none")
+        if not pairs:
+            return None
+        return _Evidence(
+            part,
+            paired(*pairs.values(), null=-part.margin),
+            {task: paired(pair, null=-part.margin) for task, pair in pairs.items()},
+            tuple(dict.fromkeys(backbones)),
+            len(self.results),
+        )
+
+    def _measured(self, system: str, task: str) -> Measured:
+        if (system, task) not in self.read:
+            self.read[system, task] = measured(system, task, self.profile, self.results)
+        return self.read[system, task]
+
+    def settle(self, claim: Claim, parts: Iterable[Judged]) -> list[str]:
+        """What to do about a verdict that is open, or rests on some of the tasks only."""
+        if claim.needs:
+            return [claim.needs]
+        lines = []
+        for judged in parts:
+            needed = judged.difference.turns_to_settle
+            if judged.verdict == "inconclusive" and judged.p < LEVEL:
+                lines.append(f"{_says(judged.part)}: some task says the contrary, so by task")
+            elif judged.verdict == "inconclusive" and needed:
+                lines.append(
+                    f"{_says(judged.part)}: about {needed:,} turns, if the true difference is the "
+                    f"one seen (there are {judged.difference.n:,})"
+                )
+        systems = dict.fromkeys(name for part in claim.parts for name in (part.above, part.below))
+        for system in systems:
+            lacking = [task for task in TASKS if not self.there(system, task)]
+            if lacking:
+                tasks = " ".join(f"--task {task}" for task in lacking)
+                lines.append(
+                    f"uniconv-bench run {tasks} --system {system} --profile {self.profile}"
+                )
+        return lines
+
+
+def _refuse_other_backbone(one: Measured, other: Measured) -> None:
+    ours, theirs = (
+        (side.record.system.backbone, side.record.system.backbone_revision) for side in (one, other)
+    )
+    if ours != theirs:
+        names = f"{one.record.system.name} and {other.record.system.name}"
+        what = f"{names} on {one.record.task.name} stand on different backbones: "
+        what += f"{' '.join(map(str, ours))} and {' '.join(map(str, theirs))}"
+        raise UserError(what, mend="a claim compares systems on one; run the older again")
+
+
+def _says(part: Part) -> str:
+    than = f"at most {percent(part.margin)} below" if part.margin else "above"
+    return f"{metric_label(part.metric)} of {part.above} {than} {part.below}"
+
+
+def line_of(judged: Judged) -> str:
+    """What was measured of a part, in one line."""
+    found = judged.difference
+    low, high = map(percent, found.ci95)
+    tasks = f"{len(judged.tasks)} of {len(TASKS)} tasks"
+    return (
+        f"{_says(judged.part)}: {100 * found.mean:+.1f} points, 95 % interval {low} to {high}, "
+        f"{p_text(judged.p)}; {tasks}, {found.n:,} turns of {found.conversations} conversations, "
+        f"backbone {', '.join(judged.backbones)}"
+    )
+
+
+def notes(answers: Iterable[Answer]) -> list[str]:
+    """What to mind when reading verdicts."""
+    parts = [part for answer in answers for part in answer.parts]
+    margins = dict.fromkeys(
+        f"Margin of {percent(part.part.margin)} points: {part.part.reason}."
+        for part in parts
+        if part.part.margin
+    )
+    single = [
+        "Each system is a single training run: intervals are over conversations, and what other "
+        "seeds would do is not in them (--results of several seeds, repeated, pools them)."
+    ]
+    return [
+        *margins,
+        *(single if any(part.runs == 1 for part in parts) else ()),
+        *cautions([d for part in parts for d in part.by_task.values()]),
+    ]
+
+
+def markdown(answers: Sequence[Answer], profile: str) -> str:
+    """The verdicts as a page."""
+    lines = [f"# Claims of the paper at profile {profile}", ""]
+    if profile != "full":
+        lines += [
+            "Small data or a reduced corpus and a small backbone: what holds here need not hold "
+            "in the paper's setting, and the other way round.",
+            "",
+        ]
+    for answer in answers:
+        claim = answer.claim
+        lines += [f"## {answer.verdict}: {escape_markdown(claim.sentence)}", ""]
+        lines += [f"`{claim.id}`; {escape_markdown(claim.source)}", ""]
+        lines += [f"- **{p.verdict}**: {escape_markdown(line_of(p))}" for p in answer.parts]
+        lines += [f"- {answer.to_settle}: {escape_markdown(line)}" for line in answer.settle]
+        lines += [""]
+    lines += [f"- {escape_markdown(note)}" for note in notes(answers)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def plain(answer: Answer) -> dict[str, Any]:
+    """A verdict for programs."""
+    claim = answer.claim
+    return {
+        "name": claim.id,
+        "sentence": claim.sentence,
+        "source": claim.source,
+        "family": claim.family,
+        "verdict": answer.verdict,
+        "parts": [
+            {
+                **judged.part.model_dump(),
+                "verdict": judged.verdict,
+                "tasks": judged.tasks,
+                "backbones": judged.backbones,
+                "difference": judged.difference.mean,
+                "ci95": judged.difference.ci95,
+                "p_holm": judged.p,
+                "n": judged.difference.n,
+                "conversations": judged.difference.conversations,
+                "detectable": judged.difference.detectable,
+                "by_task": {
+                    task: {"difference": d.mean, "ci95": d.ci95, "p_holm": judged.p_by_task[task]}
+                    for task, d in judged.by_task.items()
+                },
+            }
+            for judged in answer.parts
+        ],
+        "settle": answer.settle,
+    }
