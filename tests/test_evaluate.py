@@ -16,7 +16,7 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.estimate import estimate
 from uniconv_bench.files import digest_of_file, read_jsonl
 from uniconv_bench.progress import Silent
-from uniconv_bench.records import ResultRecord, read_record
+from uniconv_bench.records import ResultRecord, read_record, record_path
 from uniconv_bench.runs import read_answers, read_run
 from uniconv_bench.system import Answer
 from uniconv_bench.turnscores import read_scores
@@ -328,7 +328,7 @@ def test_scores_by_turn_come_beside_a_record_and_are_what_it_was_made_from(
     card: str, tmp_path: Path
 ) -> None:
     record, _ = run(card, limit=None, results=tmp_path)
-    by_turn = read_scores(record, tmp_path)
+    by_turn = read_scores(record, record_path(tmp_path, record))
     assert by_turn.keys() == {score.metric for score in record.scores}
     for score in record.scores:
         values = by_turn[score.metric].values()

@@ -63,6 +63,8 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     results.table,
     evidence.compare,
     evidence.claims,
+    evidence.reproduce,
+    evidence.explain,
     look.doctor,
 )
 GROUPS: Mapping[str, tuple[str, Mapping[str, Callable[..., Any]]]] = {

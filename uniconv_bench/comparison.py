@@ -113,10 +113,16 @@ def measured(system: str, task: str, profile: str, results: Sequence[Path]) -> M
     Raises:
         UserError: a folder has no such record, it is broken, or its runs are not of the same data.
     """
-    records = [_found(system, task, profile, folder) for folder in results]
+    paths = [_found(system, task, profile, folder) for folder in results]
+    return measured_at(paths)
+
+
+def measured_at(paths: Sequence[Path]) -> Measured:
+    """As `measured`, of record files wherever they are."""
+    records = [read_record(path) for path in paths]
     for record in records[1:]:
-        _refuse_unlike(records[0], record)
-    scores = [read_scores(r, f) for r, f in zip(records, results, strict=True)]
+        refuse_unlike(records[0], record)
+    scores = [read_scores(r, path) for r, path in zip(records, paths, strict=True)]
     names = [name for name in scores[0] if all(name in of_run for of_run in scores)]
     runs = {name: [of_run[name] for of_run in scores] for name in names}
     for name in names:
@@ -128,7 +134,7 @@ def measured(system: str, task: str, profile: str, results: Sequence[Path]) -> M
     )
 
 
-def _found(system: str, task: str, profile: str, results: Path) -> ResultRecord:
+def _found(system: str, task: str, profile: str, results: Path) -> Path:
     path = results / profile / system / f"{task}.json"
     if not path.is_file():
         known = {there.parent.name for there in results.glob(f"{profile}/*/{task}.json")}
@@ -136,7 +142,7 @@ def _found(system: str, task: str, profile: str, results: Path) -> ResultRecord:
         run = f"uniconv-bench run --task {task} --system {system} --profile {profile}"
         mend = f"did you mean {near[0]!r}? If not: {run}" if near else run
         raise UserError(f"no record of {system} on {task} ({profile})", where=path, mend=mend)
-    return read_record(path)
+    return path
 
 
 def compare(one: Measured, other: Measured, metrics: Sequence[str] = ()) -> Comparison:
@@ -177,7 +183,7 @@ def same_turns(one: Measured, other: Measured, metric: str) -> tuple[PerTurn, Pe
     Raises:
         UserError: they were measured on different turns or data, or one has no such metric.
     """
-    _refuse_unlike(one.record, other.record)
+    refuse_unlike(one.record, other.record)
     for side in (one, other):
         if metric not in side.by_turn:
             what = f"{side.record.system.name} has no {metric} on {side.record.task.name}"
@@ -206,7 +212,7 @@ def _moved(pairs: Mapping[str, tuple[PerTurn, PerTurn]]) -> tuple[Moved, ...]:
     )
 
 
-def _refuse_unlike(one: ResultRecord, other: ResultRecord) -> None:
+def refuse_unlike(one: ResultRecord, other: ResultRecord) -> None:
     """Two records that were not measured on the same turns of the same data."""
     names = f"{one.system.name} and {other.system.name}"
     for what, ours, theirs in (

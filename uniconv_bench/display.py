@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from uniconv_bench.claims import Answer
     from uniconv_bench.commands.example import Example
     from uniconv_bench.comparison import Comparison
+    from uniconv_bench.conventions import Shifted
     from uniconv_bench.doctor import Check
     from uniconv_bench.records import ResultRecord
+    from uniconv_bench.reproduce import Reproduced
     from uniconv_bench.system_cards import SystemCard
     from uniconv_bench.training_cards import ByProfile
 
@@ -32,6 +34,7 @@ VERDICTS = {
     "inconclusive": "bold yellow",
     "not measured": "bold dim",
 }
+OUTCOMES = {"same": "green", "close": "yellow", "different": "red"}
 STATES = {"ok": "green", "note": "yellow", "missing": "red"}
 
 
@@ -172,6 +175,47 @@ def show_claims(answers: Sequence[Answer], profile: str) -> None:
     console.print()
     for note in notes(answers):
         console.print(Text(note, style="dim"))
+
+
+def show_reproduced(
+    record: ResultRecord, rows: Sequence[Reproduced], told: Mapping[str, Any], caption: str
+) -> None:
+    """What became of every figure, on which rungs of the ladder, and what the two do not share."""
+    from uniconv_bench.rendering import percent
+
+    right = ("mean", "against", "moved", "RMSE by turn", "p", "effect ratio", "delta RI")
+    table = _table("metric", "", *right, "source", right=right)
+    for row in rows:
+        rungs = (row.rmse, row.p, row.effect_ratio, row.delta_ri)
+        table.add_row(
+            Text(row.metric, style="bold"),
+            Text(row.outcome, style=OUTCOMES[row.outcome]),
+            percent(row.mean),
+            percent(row.against) + ("" if row.inside else " (outside the interval)"),
+            f"{100 * (row.mean - row.against):+.2f}",
+            *("-" if value is None else f"{value:.3f}" for value in rungs),
+            row.source,
+        )
+    _show(f"{record.system.title} on {record.task.name} ({record.task.profile})", table, caption)
+    if order := told["order"]:
+        alike = f"tau {order['tau']:.3f}, RBO {order['rbo']:.3f}"
+        _console().print(f"Order of passages: {alike} over {order['turns']:,} turns")
+    for name, (ours, theirs) in told["switches"].items():
+        _console().print(f"differs: {name}: {ours} here, {theirs} there")
+
+
+def show_conventions(record: ResultRecord, rows: Sequence[Shifted]) -> None:
+    """A record's figures under other conventions, and how far each moves them."""
+    from uniconv_bench.rendering import percent
+
+    right = ("recorded", "then", "moved", "n")
+    table = _table("metric", "convention", *right, right=right)
+    for row in rows:
+        moved = f"{100 * (row.mean - row.recorded):+.1f}"
+        figures = (percent(row.recorded), percent(row.mean), moved, f"{row.n:,}")
+        table.add_row(Text(row.metric, style="bold"), row.convention, *figures)
+    title = f"{record.system.title} on {record.task.name} ({record.task.profile})"
+    _show(f"{title} under other conventions", table, "x 100")
 
 
 def show_checks(checks: Iterable[Check]) -> None:

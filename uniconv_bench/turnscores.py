@@ -33,17 +33,17 @@ def write_scores(scores: Path, record: Path) -> Path:
     return path
 
 
-def read_scores(record: ResultRecord, results: Path) -> dict[str, PerTurn]:
+def read_scores(record: ResultRecord, file: Path) -> dict[str, PerTurn]:
     """Metric -> turn -> value, of every metric that a record has.
 
     Args:
-        record: one of a folder of results.
-        results: that folder.
+        record: with the digest of the scores.
+        file: where it was read from.
 
     Raises:
         UserError: there is no such file, or it is not the one that the record was made from.
     """
-    path = scores_path(record_path(results, record))
+    path = scores_path(file)
     task, system, profile = record.task.name, record.system.name, record.task.profile
     again = f"uniconv-bench run --task {task} --system {system} --profile {profile}"
     try:
@@ -69,8 +69,9 @@ def scores_at_hand(records: Sequence[ResultRecord], results: Path) -> dict[str, 
     Raises:
         UserError: as of `read_scores`, but not for what is not there.
     """
+    paths = {record.digest: (record, record_path(results, record)) for record in records}
     return {
-        record.digest: read_scores(record, results)
-        for record in records
-        if scores_path(record_path(results, record)).exists()
+        digest: read_scores(record, path)
+        for digest, (record, path) in paths.items()
+        if scores_path(path).exists()
     }

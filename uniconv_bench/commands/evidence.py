@@ -16,12 +16,17 @@ from uniconv_bench.commands.shared import (
     next_step,
     note,
     print_json,
+    progress,
 )
+from uniconv_bench.errors import UserError
 
 if TYPE_CHECKING:
     from uniconv_bench.comparison import Comparison
+    from uniconv_bench.records import ResultRecord
+    from uniconv_bench.runs import Run
 
 RESULTS = Path("results")
+LEDGER = RESULTS / "reproductions.jsonl"
 RunsOption = Annotated[
     list[Path],
     typer.Option("--results", help="Folder of records; repeat to pool runs of other seeds."),
@@ -110,3 +115,112 @@ def claims(
 
     show_claims(answers, profile)
     next_step(command_of("report", profile=profile))
+
+
+def reproduce(
+    record: Annotated[Path, typer.Argument(help="Your record, results/PROFILE/SYSTEM/TASK.json.")],
+    against: Annotated[str, typer.Argument(help="Another record file, or `published`.")],
+    tolerance: Annotated[
+        float | None, typer.Option(help="Means as near as this are close; needs --reason.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="Why so near is near enough.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="A system beside both records, for the effect over it.")
+    ] = None,
+    ledger: Annotated[Path, typer.Option(help="JSON lines to append to.")] = LEDGER,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold a record against another of the same system, or against published figures."""
+    from uniconv_bench import reproduce as of
+    from uniconv_bench.comparison import measured_at
+    from uniconv_bench.records import read_record
+
+    if (tolerance is None) != (reason is None):
+        raise UserError("a tolerance goes with its reason", mend="give --tolerance and --reason")
+    near, why = (of.TOLERANCE, of.REASON) if tolerance is None else (tolerance, reason or "")
+    mine = read_record(record)
+    told: dict[str, Any] = {"switches": {}, "order": None}
+    if against == "published":
+        figures = registry.task_card(mine.task.name)[0].reported
+        rows = of.against_published(mine, figures, near)
+    else:
+        other = measured_at([Path(against)])
+        bases = None
+        if baseline is not None:
+            first, second = (
+                measured_at([path.parent.parent / baseline / path.name])
+                for path in (record, Path(against))
+            )
+            bases = (first, second)
+        rows = of.against_record(measured_at([record]), other, bases, near)
+        told["switches"] = of.switches(mine, other.record)
+        told["order"] = _order(mine, other.record)
+    entered = of.enter(ledger, mine, rows, near, why)
+    if as_json:
+        print_json({"tolerance": near, "reason": why, **told, "metrics": [asdict(r) for r in rows]})
+        return
+    from uniconv_bench.display import show_reproduced
+
+    show_reproduced(mine, rows, told, f"close: within {near} ({why})")
+    note(f"{entered} new lines in {ledger}")
+    next_step(f"uniconv-bench explain {record}")
+
+
+def _order(one: ResultRecord, other: ResultRecord) -> dict[str, Any] | None:
+    """How alike the two rank, where this machine has the run files of both."""
+    runs = [_run_of(record) for record in (one, other)]
+    if any(run is None for run in runs):
+        return None
+    from uniconv_bench.reproduce import order
+
+    first, second = ({t: [p for p, _ in rows] for t, rows in (run or {}).items()} for run in runs)
+    return asdict(order(first, second))
+
+
+def _run_of(record: ResultRecord) -> Run | None:
+    from uniconv_bench.evaluate import outputs
+    from uniconv_bench.recording import RUN
+    from uniconv_bench.runs import read_run
+
+    path = outputs(record).get(RUN)
+    return None if path is None else read_run(path)
+
+
+def explain(
+    record: Annotated[Path, typer.Argument(help="A record, results/PROFILE/SYSTEM/TASK.json.")],
+    as_json: JsonOption = False,
+) -> None:
+    """How far a record's figures move under other conventions: averages, variants of F1, ties."""
+    from uniconv_bench import conventions
+    from uniconv_bench.comparison import measured_at
+
+    found = measured_at([record])
+    of = found.record
+    rows = conventions.by_averaging(of, found.by_turn)
+    run = _run_of(of) if of.limit is None and of.score("mrr") else None
+    if run is not None:
+        from uniconv_bench.task import load_task
+
+        task = load_task(of.task.name, of.task.profile, progress=progress())
+        if task.digest == of.task.data_digest:
+            rows += conventions.by_ties(of, run, task.qrels())
+    told = [
+        {
+            "metric": row.metric,
+            "convention": row.convention,
+            "mean": row.mean,
+            "moved": row.mean - row.recorded,
+            "n": row.n,
+        }
+        for row in rows
+    ]
+    if as_json:
+        print_json(told)
+        return
+    from uniconv_bench.display import show_conventions
+
+    show_conventions(of, rows)
+    if run is None:
+        note("ties: this machine has not the run file that they would show in")
+    against = "published" if of.task.profile == "full" else "OTHER_RECORD"
+    next_step(f"uniconv-bench reproduce {record} {against}")
