@@ -23,7 +23,7 @@ def put(
 ) -> ResultRecord:
     """Writes a record and its scores by turn where a folder of results keeps them."""
     limit = fields.pop("limit", None)
-    of_task = fields.pop("of_task", {})
+    of_task, training = fields.pop("of_task", {}), fields.pop("training", {})
     made = [metric_score(metric, values) for metric, values in scores.items()]
     record = make_record(task, system, tuple(made), profile=profile, limit=limit, **fields)
     turns = sorted({turn for values in scores.values() for turn in values})
@@ -36,6 +36,7 @@ def put(
     content = record.model_dump(mode="json", exclude={"digest"})
     content["digests"]["scores"] = digest_of_file(plain)
     content["task"] |= of_task
+    content["provenance"]["training"] = training
     record = ResultRecord.model_validate_json(json.dumps(content))
     write_scores(plain, write_record(record, path))
     plain.unlink()

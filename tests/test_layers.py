@@ -26,7 +26,7 @@ LAYERS = (
     {"costs", "prompts", "system", "runs", "origin", "records", "registry", "progress", "outside"}
     | {"machine", "rendering"},
     {"turnscores"},
-    {"comparison", "footnotes"},
+    {"comparison", "footnotes", "plots"},
     {"claims", "conventions", "tables", "reproduce"},
     {"download", "unpack"},
     {"rawfiles", "prepare", "mini", "whole", "task", "index", "encode", "decode", "metrics"},

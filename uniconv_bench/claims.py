@@ -17,6 +17,7 @@ from uniconv_bench.cards import Card, parse_card
 from uniconv_bench.comparison import Measured, cautions, measured, same_turns
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import read_toml
+from uniconv_bench.records import ResultRecord
 from uniconv_bench.rendering import escape_markdown, metric_label, p_text, percent
 from uniconv_bench.statistics import LEVEL, Difference, holm, paired
 
@@ -87,6 +88,7 @@ class Judged:
         p_by_task: task -> its own p, after Holm over the tasks.
         backbones: of the systems.
         runs: of each system, with other seeds, that were pooled.
+        unlike: in what the systems' training differs beyond their cards, if they were trained.
         verdict: what follows.
     """
 
@@ -98,6 +100,7 @@ class Judged:
     p_by_task: Mapping[str, float]
     backbones: tuple[str, ...]
     runs: int
+    unlike: tuple[str, ...]
     verdict: Verdict
 
 
@@ -162,6 +165,7 @@ class _Evidence:
     by_task: Mapping[str, Difference]
     backbones: tuple[str, ...]
     runs: int
+    unlike: tuple[str, ...]
 
     def judged(self, p: float) -> Judged:
         p_by_task = holm({task: found.p for task, found in self.by_task.items()})
@@ -177,6 +181,7 @@ class _Evidence:
             p_by_task,
             self.backbones,
             self.runs,
+            self.unlike,
             verdicts[0 if -side in sides else side],
         )
 
@@ -208,7 +213,7 @@ class _Records:
 
     def of(self, part: Part) -> _Evidence | None:
         """None where no task has both systems."""
-        pairs, backbones = {}, []
+        pairs, backbones, unlike = {}, [], []
         for task in TASKS:
             if not all(self.there(system, task) for system in (part.above, part.below)):
                 continue
@@ -216,6 +221,7 @@ class _Records:
             _refuse_other_backbone(one, other)
             pairs[task] = same_turns(one, other, part.metric)
             backbones.append(one.record.system.backbone or "none")
+            unlike += _trained_unlike(one.record, other.record)
         if not pairs:
             return None
         return _Evidence(
@@ -224,6 +230,7 @@ class _Records:
             {task: paired(pair, null=-part.margin) for task, pair in pairs.items()},
             tuple(dict.fromkeys(backbones)),
             len(self.results),
+            tuple(dict.fromkeys(unlike)),
         )
 
     def _measured(self, system: str, task: str) -> Measured:
@@ -267,6 +274,24 @@ def _refuse_other_backbone(one: Measured, other: Measured) -> None:
         raise UserError(what, mend="a claim compares systems on one; run the older again")
 
 
+def _trained_unlike(one: ResultRecord, other: ResultRecord) -> list[str]:
+    """What of two trainings no card says, yet scores may depend on."""
+    ours, theirs = (list(record.provenance.training.values()) for record in (one, other))
+    if not ours or not theirs:
+        return []
+    names = f"{one.system.name} and {other.system.name}"
+    lines = []
+    for what, of in (
+        ("steps", lambda training: f"{training.steps:,}"),
+        ("tokens", lambda training: f"{training.tokens:,}"),
+        ("code", lambda training: training.code[:12]),
+    ):
+        first, second = (" + ".join(dict.fromkeys(map(of, side))) for side in (ours, theirs))
+        if first != second:
+            lines.append(f"{names} were trained with unlike {what}: {first} and {second}.")
+    return lines
+
+
 def _says(part: Part) -> str:
     than = f"at most {percent(part.margin)} below" if part.margin else "above"
     return f"{metric_label(part.metric)} of {part.above} {than} {part.below}"
@@ -298,23 +323,18 @@ def notes(answers: Iterable[Answer]) -> list[str]:
     ]
     return [
         *margins,
+        *dict.fromkeys(line for part in parts for line in part.unlike),
         *(single if any(part.runs == 1 for part in parts) else ()),
         *cautions([d for part in parts for d in part.by_task.values()]),
     ]
 
 
-def markdown(answers: Sequence[Answer], profile: str) -> str:
-    """The verdicts as a page."""
-    lines = [f"# Claims of the paper at profile {profile}", ""]
-    if profile != "full":
-        lines += [
-            "Small data or a reduced corpus and a small backbone: what holds here need not hold "
-            "in the paper's setting, and the other way round.",
-            "",
-        ]
+def markdown(answers: Sequence[Answer], level: int = 2) -> str:
+    """The verdicts as headings of a level, each with what it rests on."""
+    lines = []
     for answer in answers:
         claim = answer.claim
-        lines += [f"## {answer.verdict}: {escape_markdown(claim.sentence)}", ""]
+        lines += [f"{'#' * level} {answer.verdict}: {escape_markdown(claim.sentence)}", ""]
         lines += [f"`{claim.id}`; {escape_markdown(claim.source)}", ""]
         lines += [f"- **{p.verdict}**: {escape_markdown(line_of(p))}" for p in answer.parts]
         lines += [f"- {answer.to_settle}: {escape_markdown(line)}" for line in answer.settle]

@@ -65,6 +65,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     evidence.claims,
     evidence.reproduce,
     evidence.explain,
+    evidence.report,
     look.doctor,
 )
 GROUPS: Mapping[str, tuple[str, Mapping[str, Callable[..., Any]]]] = {

@@ -57,6 +57,17 @@ def markdown(grid: Grid) -> str:
     return "\n".join([*lines, "", *(f"- {escape_markdown(note)}" for note in grid.notes)]) + "\n"
 
 
+def markdown_rows(rows: Sequence[Mapping[str, str]]) -> str:
+    """Equal rows of text as a pipe table; the keys of the first are the columns."""
+    lines = [_pipes([*map(escape_markdown, rows[0])]), _pipes([":--"] * len(rows[0]))]
+    return "\n".join([*lines, *(_pipes([*map(escape_markdown, row.values())]) for row in rows)])
+
+
+def html_cells(row: Row, grid: Grid) -> list[str]:
+    """A row's figures as HTML, which holds nothing but numbers and marks of ours."""
+    return _cells(row, grid, "<b>{}</b>", "<i>{}</i>", "{} <small>{}</small>")
+
+
 def latex(grid: Grid) -> str:
     """A table over two columns, for the booktabs package, its notes as the caption."""
     tasks = dict.fromkeys(task for task, _ in grid.columns)

@@ -230,6 +230,11 @@ def switches(one: ResultRecord, other: ResultRecord) -> dict[str, tuple[Any, Any
             "backbone revision": record.system.backbone_revision,
             **{f"weights of {name}": d for name, d in record.system.adapters.items()},
             **{f"package {name}": v for name, v in record.provenance.packages.items()},
+            **{
+                f"training of {name}: {what}": getattr(training, what)
+                for name, training in record.provenance.training.items()
+                for what in ("seed", "device", "code", "steps", "tokens")
+            },
             "commit": record.provenance.commit,
             "hardware": record.provenance.hardware,
         }

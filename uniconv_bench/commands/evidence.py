@@ -12,10 +12,12 @@ from uniconv_bench import registry
 from uniconv_bench.commands.shared import (
     JsonOption,
     ProfileOption,
+    ResultsOption,
     command_of,
     next_step,
     note,
     print_json,
+    print_paths,
     progress,
 )
 from uniconv_bench.errors import UserError
@@ -106,7 +108,7 @@ def claims(
     answers = of.judge(of.read_claims(file), profile, results)
     if output is not None:
         with atomic_write(output) as stream:
-            stream.write(of.markdown(answers, profile))
+            stream.write(f"# Claims of the paper at profile {profile}\n\n{of.markdown(answers)}")
         note(f"claims: {output}")
     if as_json:
         print_json([{"profile": profile, **of.plain(answer)} for answer in answers])
@@ -224,3 +226,23 @@ def explain(
         note("ties: this machine has not the run file that they would show in")
     against = "published" if of.task.profile == "full" else "OTHER_RECORD"
     next_step(f"uniconv-bench reproduce {record} {against}")
+
+
+def report(
+    profile: ProfileOption = "sample",
+    results: ResultsOption = RESULTS,
+    output: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("report"),
+    as_json: JsonOption = False,
+) -> None:
+    """One page on all records of a profile, as HTML and Markdown: claims, tables, figures, cost."""
+    from uniconv_bench import plots
+    from uniconv_bench import report as of
+    from uniconv_bench.files import require_folder
+
+    require_folder(results / profile, "--results")
+    reported = {name: registry.task_card(name)[0].reported for name in registry.task_names()}
+    if not plots.can_plot():
+        note("without figures: they need matplotlib; pip install 'uniconv-bench[plots]'")
+    paths = of.write(profile, results, reported, output)
+    rows = [{"name": path.stem, "path": str(path)} for path in paths]
+    print_paths(rows, "path", as_json, command_of("claims", profile=profile))
