@@ -12,6 +12,8 @@ from evidence import put, steady
 from uniconv_bench import cli
 from uniconv_bench.comparison import compare, measured, sentences
 from uniconv_bench.errors import UserError
+from uniconv_bench.progress import Silent
+from uniconv_bench.task import load_task
 
 HIGH, LOW = steady(0.6), steady(0.3)
 
@@ -131,3 +133,25 @@ def test_the_command_prints_for_people_and_programs(
     assert told["metrics"][0]["mean"] == pytest.approx(0.3) and len(told["moved"]) == 10
     assert cli.main([*command, "--profile", "mini"]) == 2
     assert "no record of one on qrecc (mini)" in capsys.readouterr().err
+
+
+def test_texts_of_the_turns_that_moved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], private_cache: Path
+) -> None:
+    task = load_task("qrecc", "sample", progress=Silent())
+    turn = next(turn for turn in task.turns() if turn.references)
+    for name, value in (("one", 1.0), ("other", 0.0)):
+        data = {"data_digest": task.digest}
+        put(tmp_path, "qrecc", name, {"f1": {turn.turn_id: value}}, of_task=data)
+    command = ["compare", "one", "other", "-t", "qrecc", "--results", str(tmp_path), "--texts"]
+    assert cli.main([*command, "--json"]) == 0
+    out, err = capsys.readouterr()
+    (moved,) = json.loads(out)["moved"]
+    assert moved["texts"] == {"question": turn.query, "reference": turn.references[0]}
+    assert "the answers of One are not in this cache" in err
+    assert cli.main(command) == 0
+    assert f"question: {turn.query}" in capsys.readouterr().out
+    put(tmp_path, "qrecc", "one", {"f1": {turn.turn_id: 1.0}})
+    put(tmp_path, "qrecc", "other", {"f1": {turn.turn_id: 0.0}})
+    assert cli.main(command) == 2
+    assert "is not what the records are of" in capsys.readouterr().err

@@ -109,8 +109,13 @@ def show_record(record: ResultRecord) -> None:
     show_scores({score.metric: score.model_dump() for score in record.scores}, title)
 
 
-def show_comparison(found: Comparison) -> None:
-    """Two systems on one task: a table, plain sentences, the turns that moved most."""
+def show_comparison(found: Comparison, said: Mapping[str, Mapping[str, str]]) -> None:
+    """Two systems on one task: a table, plain sentences, the turns that moved most.
+
+    Args:
+        found: what to show.
+        said: turn -> whose text -> text, to be shown below; may be empty.
+    """
     from uniconv_bench import comparison
     from uniconv_bench.rendering import p_text, percent
 
@@ -156,6 +161,11 @@ def show_comparison(found: Comparison) -> None:
         cells = ("-" if v is None else f"{v[0]:.2f} | {v[1]:.2f}" for v in values)
         moved.add_row(Text(turn.turn_id, style="bold"), *cells)
     _show(f"Turns that moved most, by {first}", moved, f"{one.title} | {other.title}")
+    for turn_id, texts in said.items():
+        _console().print(Text(turn_id, style="bold"))
+        for whose, text in texts.items():
+            line = " ".join(text.split()) or "-"
+            _console().print(Padding(f"{whose}: {line}", (0, 0, 0, 4), expand=False))
 
 
 def show_claims(answers: Sequence[Answer], profile: str) -> None:

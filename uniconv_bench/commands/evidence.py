@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,6 +45,9 @@ def compare(
         list[str] | None, typer.Option("--metric", "-m", help="The first orders the turns.")
     ] = None,
     results: RunsOption = [RESULTS],  # noqa: B006  (typer copies it)
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Questions and answers of the turns that moved.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Two systems on the same turns: differences, how sure they are, and the turns that moved."""
@@ -55,16 +59,50 @@ def compare(
         for system in (one, other)
     )
     found = comparison.compare(first, second, metric or ())
+    said = _texts(found) if texts else {}
     if as_json:
-        print_json(_plain(found))
+        print_json(_plain(found, said))
         return
     from uniconv_bench.display import show_comparison
 
-    show_comparison(found)
+    show_comparison(found, said)
     next_step(command_of("claims", profile=profile))
 
 
-def _plain(found: Comparison) -> dict[str, Any]:
+def _texts(found: Comparison) -> dict[str, dict[str, str]]:
+    """Turn that moved -> what was asked, should be said and was said, where it is at hand."""
+    from uniconv_bench.task import load_task
+
+    of = found.one.record.task
+    task = load_task(of.name, of.profile, progress=progress())
+    if task.digest != of.data_digest:
+        what = f"the data of {of.name} ({of.profile}) here is not what the records are of"
+        raise UserError(what, mend="leave --texts out")
+    answers = [(side.title, _answers_of(side.record)) for side in (found.one, found.other)]
+    for title, given in answers:
+        if not given:
+            note(f"the answers of {title} are not in this cache")
+    asked = {turn.turn_id: turn for turn in task.turns()}
+    return {
+        moved.turn_id: {
+            "question": asked[moved.turn_id].query,
+            "reference": next(iter(asked[moved.turn_id].references), ""),
+            **{title: given[moved.turn_id] for title, given in answers if moved.turn_id in given},
+        }
+        for moved in found.moved
+    }
+
+
+def _answers_of(record: ResultRecord) -> dict[str, str]:
+    from uniconv_bench.evaluate import outputs
+    from uniconv_bench.recording import ANSWERS
+    from uniconv_bench.runs import read_answers
+
+    path = outputs(record).get(ANSWERS)
+    return {t: answer.text for t, answer in read_answers(path).items()} if path else {}
+
+
+def _plain(found: Comparison, said: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     record = found.one.record
     return {
         "task": record.task.name,
@@ -86,7 +124,10 @@ def _plain(found: Comparison) -> dict[str, Any]:
             }
             for row in found.metrics
         ],
-        "moved": [asdict(turn) for turn in found.moved],
+        "moved": [
+            {**asdict(turn), **({"texts": said[turn.turn_id]} if said else {})}
+            for turn in found.moved
+        ],
     }
 
 
