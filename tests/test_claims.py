@@ -9,8 +9,10 @@ import pytest
 from evidence import put, steady
 
 from uniconv_bench import cli
-from uniconv_bench.claims import TASKS, Answer, Claim, judge, markdown, notes, read_claims
+from uniconv_bench.claims import Answer, Claim, judge, read_claims
 from uniconv_bench.errors import UserError
+from uniconv_bench.tables import PAPER_TASKS
+from uniconv_bench.verdicts import markdown, notes
 
 PART = {"metric": "f1", "above": "a", "below": "b"}
 MARGIN = {**PART, "margin": 0.05, "reason": "ours: why not"}
@@ -54,9 +56,9 @@ def test_verdicts(
 def test_what_is_open_says_what_would_settle_it(tmp_path: Path) -> None:
     two(tmp_path, 0.5, 0.48)
     answer = verdict(tmp_path, PART)
-    needed = answer.parts[0].difference.turns_to_settle
+    needed = answer.parts[0].evidence.difference.turns_to_settle
     assert answer.settle[0].startswith(f"F1 of a above b: about {needed:,} turns")
-    others = " ".join(f"--task {task}" for task in TASKS if task != "qrecc")
+    others = " ".join(f"--task {task}" for task in PAPER_TASKS if task != "qrecc")
     assert f"uniconv-bench run {others} --system a --profile sample" in answer.settle
     (absent,) = judge([claim(PART)], "mini", [tmp_path])
     assert absent.verdict == "not measured" and absent.parts == ()
@@ -76,7 +78,7 @@ def test_a_task_that_says_the_contrary_leaves_a_claim_open(tmp_path: Path) -> No
     assert verdict(tmp_path, PART).verdict == "supported"
     two(tmp_path, 0.4, 0.6, "inscit")
     answer = verdict(tmp_path, PART)
-    assert answer.parts[0].difference.mean > 0 and answer.parts[0].p < 0.05
+    assert answer.parts[0].evidence.difference.mean > 0 and answer.parts[0].p < 0.05
     assert answer.verdict == "inconclusive" and "the contrary" in answer.settle[0]
 
 

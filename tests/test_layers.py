@@ -27,7 +27,7 @@ LAYERS = (
     | {"machine", "rendering"},
     {"turnscores"},
     {"comparison", "footnotes", "plots"},
-    {"claims", "conventions", "tables", "reproduce"},
+    {"claims", "conventions", "tables", "reproduce", "verdicts"},
     {"download", "unpack"},
     {"rawfiles", "prepare", "mini", "whole", "task", "index", "encode", "decode", "metrics"},
     {"fetch", "uniconv"},

@@ -9,21 +9,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from uniconv_bench.cards import Card, parse_card
-from uniconv_bench.comparison import Measured, cautions, measured, same_turns
+from uniconv_bench.comparison import Measured, measured, same_turns
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import read_toml
+from uniconv_bench.footnotes import PART
 from uniconv_bench.records import ResultRecord
-from uniconv_bench.rendering import escape_markdown, metric_label, p_text, percent
+from uniconv_bench.rendering import metric_label, percent
 from uniconv_bench.statistics import LEVEL, Difference, holm, paired
+from uniconv_bench.tables import PAPER_TASKS
 
 Verdict = Literal["supported", "contradicted", "inconclusive", "not measured"]
-TASKS = ("topiocqa", "qrecc", "orquac", "inscit", "faithdial")
-"""The paper's five, over which its claims are made."""
 
 
 class Part(Card):
@@ -76,32 +76,64 @@ class Claims(Card):
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """What records hold of a part.
+
+    Attributes:
+        part: what was claimed.
+        difference: `above` minus `below`, the mean over the tasks that both were measured on.
+        by_task: task -> its own difference.
+        backbones: of the systems.
+        runs: of each system, with other seeds, that were pooled.
+        cautions: in what the systems' training differs beyond their cards, and partial data.
+    """
+
+    part: Part
+    difference: Difference
+    by_task: Mapping[str, Difference]
+    backbones: tuple[str, ...]
+    runs: int
+    cautions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Judged:
     """A part, measured.
 
     Attributes:
-        part: what was claimed.
-        tasks: those that both systems were measured on.
-        difference: `above` minus `below`, the mean over the tasks.
-        p: of it, after Holm over the family.
-        by_task: task -> its own difference.
+        evidence: what it rests on.
+        p: of the difference, after Holm over the family.
         p_by_task: task -> its own p, after Holm over the tasks.
-        backbones: of the systems.
-        runs: of each system, with other seeds, that were pooled.
-        unlike: in what the systems' training differs beyond their cards, if they were trained.
         verdict: what follows.
     """
 
-    part: Part
-    tasks: tuple[str, ...]
-    difference: Difference
+    evidence: Evidence
     p: float
-    by_task: Mapping[str, Difference]
     p_by_task: Mapping[str, float]
-    backbones: tuple[str, ...]
-    runs: int
-    unlike: tuple[str, ...]
     verdict: Verdict
+
+    @staticmethod
+    def of(evidence: Evidence, p: float) -> Judged:
+        """The verdict, by the rule at the top of `claims.toml`."""
+        p_by_task = holm({task: found.p for task, found in evidence.by_task.items()})
+        side = _side(evidence.difference, p)
+        sides = {_side(found, p_by_task[task]) for task, found in evidence.by_task.items()}
+        verdicts: dict[int, Verdict] = {1: "supported", -1: "contradicted", 0: "inconclusive"}
+        return Judged(evidence, p, p_by_task, verdicts[0 if -side in sides else side])
+
+    def settle(self) -> str | None:
+        """What would decide it; None: it is decided, or no number of turns would."""
+        found, part = self.evidence.difference, says(self.evidence.part)
+        if self.verdict != "inconclusive":
+            return None
+        if self.p < LEVEL:
+            return f"{part}: some task says the contrary, so look at each"
+        if (needed := found.turns_to_settle) is None:
+            return None
+        if needed <= found.n:
+            return f"{part}: told apart by itself, not among all claims of its family: more turns"
+        there = f"(there are {found.n:,})"
+        return f"{part}: about {needed:,} turns, if the true difference is the one seen {there}"
 
 
 @dataclass(frozen=True)
@@ -138,7 +170,7 @@ def judge(claims: Sequence[Claim], profile: str, results: Sequence[Path]) -> lis
         UserError: records that a claim compares are not of the same turns, data or backbone.
     """
     books = _Records(profile, results)
-    open_: dict[tuple[int, int], _Evidence] = {}
+    open_: dict[tuple[int, int], Evidence] = {}
     for i, claim in enumerate(claims):
         for j, part in enumerate(claim.parts):
             if (evidence := books.of(part)) is not None:
@@ -150,40 +182,10 @@ def judge(claims: Sequence[Claim], profile: str, results: Sequence[Path]) -> lis
         )
     answers = []
     for i, claim in enumerate(claims):
-        parts = [evidence.judged(corrected[at]) for at, evidence in open_.items() if at[0] == i]
+        parts = [Judged.of(evidence, corrected[at]) for at, evidence in open_.items() if at[0] == i]
         verdict = _overall(claim, [part.verdict for part in parts])
         answers.append(Answer(claim, verdict, tuple(parts), tuple(books.settle(claim, parts))))
     return answers
-
-
-@dataclass(frozen=True)
-class _Evidence:
-    """What records hold of a part."""
-
-    part: Part
-    difference: Difference
-    by_task: Mapping[str, Difference]
-    backbones: tuple[str, ...]
-    runs: int
-    unlike: tuple[str, ...]
-
-    def judged(self, p: float) -> Judged:
-        p_by_task = holm({task: found.p for task, found in self.by_task.items()})
-        side = _side(self.difference, p)
-        sides = {_side(found, p_by_task[task]) for task, found in self.by_task.items()}
-        verdicts: dict[int, Verdict] = {1: "supported", -1: "contradicted", 0: "inconclusive"}
-        return Judged(
-            self.part,
-            tuple(self.by_task),
-            self.difference,
-            p,
-            self.by_task,
-            p_by_task,
-            self.backbones,
-            self.runs,
-            self.unlike,
-            verdicts[0 if -side in sides else side],
-        )
 
 
 def _side(difference: Difference, p: float) -> int:
@@ -211,50 +213,47 @@ class _Records:
     def there(self, system: str, task: str) -> bool:
         return all((f / self.profile / system / f"{task}.json").is_file() for f in self.results)
 
-    def of(self, part: Part) -> _Evidence | None:
+    def of(self, part: Part) -> Evidence | None:
         """None where no task has both systems."""
-        pairs, backbones, unlike = {}, [], []
-        for task in TASKS:
+        pairs, backbones, told = {}, [], []
+        for task in PAPER_TASKS:
             if not all(self.there(system, task) for system in (part.above, part.below)):
                 continue
             one, other = (self._measured(system, task) for system in (part.above, part.below))
             _refuse_other_backbone(one, other)
             pairs[task] = same_turns(one, other, part.metric)
             backbones.append(one.record.system.backbone or "none")
-            unlike += _trained_unlike(one.record, other.record)
+            told += _trained_unlike(one.record, other.record)
+            if one.record.task.part:
+                told.append(f"{task}: {PART}, {'; '.join(one.record.task.part)}.")
         if not pairs:
             return None
-        return _Evidence(
+        return Evidence(
             part,
             paired(*pairs.values(), null=-part.margin),
             {task: paired(pair, null=-part.margin) for task, pair in pairs.items()},
             tuple(dict.fromkeys(backbones)),
             len(self.results),
-            tuple(dict.fromkeys(unlike)),
+            tuple(dict.fromkeys(told)),
         )
 
     def _measured(self, system: str, task: str) -> Measured:
         if (system, task) not in self.read:
-            self.read[system, task] = measured(system, task, self.profile, self.results)
+            found = measured(system, task, self.profile, self.results)
+            if found.record.limit is not None:
+                what = f"{system} on {task} was run on the first {found.record.limit} turns only"
+                raise UserError(what, mend="run it again without --limit")
+            self.read[system, task] = found
         return self.read[system, task]
 
     def settle(self, claim: Claim, parts: Iterable[Judged]) -> list[str]:
         """What to do about a verdict that is open, or rests on some of the tasks only."""
         if claim.needs:
             return [claim.needs]
-        lines = []
-        for judged in parts:
-            needed = judged.difference.turns_to_settle
-            if judged.verdict == "inconclusive" and judged.p < LEVEL:
-                lines.append(f"{_says(judged.part)}: some task says the contrary, so by task")
-            elif judged.verdict == "inconclusive" and needed:
-                lines.append(
-                    f"{_says(judged.part)}: about {needed:,} turns, if the true difference is the "
-                    f"one seen (there are {judged.difference.n:,})"
-                )
+        lines = [line for judged in parts if (line := judged.settle()) is not None]
         systems = dict.fromkeys(name for part in claim.parts for name in (part.above, part.below))
         for system in systems:
-            lacking = [task for task in TASKS if not self.there(system, task)]
+            lacking = [task for task in PAPER_TASKS if not self.there(system, task)]
             if lacking:
                 tasks = " ".join(f"--task {task}" for task in lacking)
                 lines.append(
@@ -292,84 +291,7 @@ def _trained_unlike(one: ResultRecord, other: ResultRecord) -> list[str]:
     return lines
 
 
-def _says(part: Part) -> str:
+def says(part: Part) -> str:
+    """A part in words."""
     than = f"at most {percent(part.margin)} below" if part.margin else "above"
     return f"{metric_label(part.metric)} of {part.above} {than} {part.below}"
-
-
-def line_of(judged: Judged) -> str:
-    """What was measured of a part, in one line."""
-    found = judged.difference
-    low, high = map(percent, found.ci95)
-    tasks = f"{len(judged.tasks)} of {len(TASKS)} tasks"
-    return (
-        f"{_says(judged.part)}: {100 * found.mean:+.1f} points, 95 % interval {low} to {high}, "
-        f"{p_text(judged.p)}; {tasks}, {found.n:,} turns of {found.conversations} conversations, "
-        f"backbone {', '.join(judged.backbones)}"
-    )
-
-
-def notes(answers: Iterable[Answer]) -> list[str]:
-    """What to mind when reading verdicts."""
-    parts = [part for answer in answers for part in answer.parts]
-    margins = dict.fromkeys(
-        f"Margin of {percent(part.part.margin)} points: {part.part.reason}."
-        for part in parts
-        if part.part.margin
-    )
-    single = [
-        "Each system is a single training run: intervals are over conversations, and what other "
-        "seeds would do is not in them (--results of several seeds, repeated, pools them)."
-    ]
-    return [
-        *margins,
-        *dict.fromkeys(line for part in parts for line in part.unlike),
-        *(single if any(part.runs == 1 for part in parts) else ()),
-        *cautions([d for part in parts for d in part.by_task.values()]),
-    ]
-
-
-def markdown(answers: Sequence[Answer], level: int = 2) -> str:
-    """The verdicts as headings of a level, each with what it rests on."""
-    lines = []
-    for answer in answers:
-        claim = answer.claim
-        lines += [f"{'#' * level} {answer.verdict}: {escape_markdown(claim.sentence)}", ""]
-        lines += [f"`{claim.id}`; {escape_markdown(claim.source)}", ""]
-        lines += [f"- **{p.verdict}**: {escape_markdown(line_of(p))}" for p in answer.parts]
-        lines += [f"- {answer.to_settle}: {escape_markdown(line)}" for line in answer.settle]
-        lines += [""]
-    lines += [f"- {escape_markdown(note)}" for note in notes(answers)]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def plain(answer: Answer) -> dict[str, Any]:
-    """A verdict for programs."""
-    claim = answer.claim
-    return {
-        "name": claim.id,
-        "sentence": claim.sentence,
-        "source": claim.source,
-        "family": claim.family,
-        "verdict": answer.verdict,
-        "parts": [
-            {
-                **judged.part.model_dump(),
-                "verdict": judged.verdict,
-                "tasks": judged.tasks,
-                "backbones": judged.backbones,
-                "difference": judged.difference.mean,
-                "ci95": judged.difference.ci95,
-                "p_holm": judged.p,
-                "n": judged.difference.n,
-                "conversations": judged.difference.conversations,
-                "detectable": judged.difference.detectable,
-                "by_task": {
-                    task: {"difference": d.mean, "ci95": d.ci95, "p_holm": judged.p_by_task[task]}
-                    for task, d in judged.by_task.items()
-                },
-            }
-            for judged in answer.parts
-        ],
-        "settle": answer.settle,
-    }

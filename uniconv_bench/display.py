@@ -170,7 +170,7 @@ def show_comparison(found: Comparison, said: Mapping[str, Mapping[str, str]]) ->
 
 def show_claims(answers: Sequence[Answer], profile: str) -> None:
     """Every claim with its verdict, what it rests on, and what would settle it."""
-    from uniconv_bench.claims import line_of, notes
+    from uniconv_bench.verdicts import line_of, notes
 
     console = _console()
     console.print(Text(f"Claims of the paper at profile {profile}", style="bold"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uniconv_bench import claims, footnotes, tables
+from uniconv_bench import claims, footnotes, tables, verdicts
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import atomic_write
 from uniconv_bench.footnotes import distinct
@@ -107,7 +107,7 @@ def _report(
         f"uniconv-bench, profile {profile}",
         tuple(footnotes.of_profile(records)),
         tuple(answers),
-        tuple(claims.notes(answers)),
+        tuple(verdicts.notes(answers)),
         grids,
         figures,
         {
@@ -172,14 +172,14 @@ def _html(report: Report) -> str:
         images=images,
         html_cells=html_cells,
         metric_label=metric_label,
-        line_of=claims.line_of,
+        line_of=verdicts.line_of,
     )
 
 
 def _markdown(report: Report) -> str:
     parts = [f"# {escape_markdown(report.title)}", *map(escape_markdown, report.opening)]
     parts.append("## Claims of the paper")
-    parts.append(claims.markdown(report.answers, level=3).rstrip())
+    parts.append(verdicts.markdown(report.answers, level=3).rstrip())
     for name, grid in report.grids.items():
         parts += [f"## {name.capitalize()}", markdown(grid).rstrip()]
     for caption, path in report.figures.items():

@@ -142,6 +142,7 @@ def claims(
 ) -> None:
     """Judge the paper's claims by the records of one profile, and say what would settle each."""
     from uniconv_bench import claims as of
+    from uniconv_bench import verdicts
     from uniconv_bench.files import atomic_write, require_folder
 
     for folder in results:
@@ -149,10 +150,11 @@ def claims(
     answers = of.judge(of.read_claims(file), profile, results)
     if output is not None:
         with atomic_write(output) as stream:
-            stream.write(f"# Claims of the paper at profile {profile}\n\n{of.markdown(answers)}")
+            head = f"# Claims of the paper at profile {profile}"
+            stream.write(f"{head}\n\n{verdicts.markdown(answers)}")
         note(f"claims: {output}")
     if as_json:
-        print_json([{"profile": profile, **of.plain(answer)} for answer in answers])
+        print_json([{"profile": profile, **verdicts.plain(answer)} for answer in answers])
         return
     from uniconv_bench.display import show_claims
 
