@@ -112,6 +112,19 @@ def test_trainings_that_differ_beyond_cards_and_single_seeds_are_told(tmp_path: 
     assert notes([seeds]) == []
 
 
+def test_limited_records_judge_nothing_and_partial_data_is_told(tmp_path: Path) -> None:
+    for folder, fields in (
+        ("limited", {"limit": 48}),
+        ("part", {"of_task": {"part": ["48 of 2,514 turns of dev"]}}),
+    ):
+        put(tmp_path / folder, "qrecc", "a", {"f1": steady(0.7)}, **fields)
+        put(tmp_path / folder, "qrecc", "b", {"f1": steady(0.4)}, **fields)
+    with pytest.raises(UserError, match="a on qrecc was run on the first 48 turns only"):
+        verdict(tmp_path / "limited", PART)
+    told = notes([verdict(tmp_path / "part", PART)])
+    assert "qrecc: part of the dataset, 48 of 2,514 turns of dev." in told
+
+
 def test_systems_on_different_backbones_are_not_judged(tmp_path: Path) -> None:
     put(tmp_path, "qrecc", "a", {"f1": steady(0.7)})
     put(tmp_path, "qrecc", "b", {"f1": steady(0.4)}, backbone="mistral-7b")

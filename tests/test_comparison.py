@@ -50,6 +50,16 @@ def test_the_better_system_is_named_first_and_few_conversations_are_told(tmp_pat
     assert few.startswith("Only 9 conversations")
 
 
+def test_a_part_of_a_dataset_and_its_first_turns_are_told(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        part = {"part": ["48 of 2,514 turns of dev"]}
+        put(tmp_path, "qrecc", name, {"f1": LOW}, limit=48, of_task=part)
+    assert sentences(pair(tmp_path))[1:] == [
+        "Only the first 48 turns were run.",
+        "qrecc is part of the dataset: 48 of 2,514 turns of dev.",
+    ]
+
+
 def test_turns_that_moved_most_come_first(tmp_path: Path) -> None:
     """By the first metric asked for; ties by the next; turns that did not move not at all."""
     put(

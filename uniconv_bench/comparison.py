@@ -12,6 +12,7 @@ from pathlib import Path
 
 from uniconv_bench.definitions import PerTurn
 from uniconv_bench.errors import UserError
+from uniconv_bench.footnotes import PART
 from uniconv_bench.records import ResultRecord, read_record
 from uniconv_bench.rendering import metric_label, p_text, percent
 from uniconv_bench.statistics import (
@@ -246,6 +247,10 @@ def sentences(comparison: Comparison) -> list[str]:
     found = [
         _sentence(row, one, other, f"{task.name} ({task.profile})") for row in comparison.metrics
     ]
+    if (limit := comparison.one.record.limit) is not None:
+        found.append(f"Only the first {limit} turns were run.")
+    if task.part:
+        found.append(f"{task.name} is {PART}: {'; '.join(task.part)}.")
     return found + cautions([row.difference for row in comparison.metrics])
 
 
