@@ -17,6 +17,7 @@ from uniconv_bench.records import read_record
 from uniconv_bench.registry import system_card, task_card
 from uniconv_bench.runs import read_answers, read_run, write_run
 from uniconv_bench.task import load_task
+from uniconv_bench.turnscores import read_scores
 
 YIELD = "            yield turn.turn_id, [(corpus.ids[i], float(-i)) for i in range(self.count)]"
 ANSWER = "            yield Answer(turn.turn_id, evidence[turn.turn_id][0].text)"
@@ -62,6 +63,7 @@ def test_a_record_gets_the_metrics_that_its_card_has_got_since(
     assert [s.metric for s in new.scores] == list(card.metrics)
     assert new.score("f1") == old.score("f1") and new.provenance == old.provenance
     assert new.digests.answers == old.digests.answers and new.digests.scores != old.digests.scores
+    assert list(read_scores(new, kept)) == list(card.metrics)  # the new ones, by turn
     assert new.task.card_digest == card.digest() != old.task.card_digest
     assert cli.main(command) == 0 and capsys.readouterr().out == ""  # nothing is left to do
     evaluate.outputs(new)["answers.jsonl"].unlink()
