@@ -16,10 +16,9 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.estimate import estimate
 from uniconv_bench.files import digest_of_file, read_jsonl
 from uniconv_bench.progress import Silent
-from uniconv_bench.records import ResultRecord, read_record, record_path
+from uniconv_bench.records import ResultRecord, read_record
 from uniconv_bench.runs import read_answers, read_run
 from uniconv_bench.system import Answer
-from uniconv_bench.turnscores import read_scores
 
 CARD = """
 name = "tiny"
@@ -322,17 +321,6 @@ def test_shipped_adapter_fits_its_card(private_cache: Path) -> None:
     assert weights.stat().st_size < 10_000_000
     config: Mapping[str, Any] = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "smollm2-135m"
-
-
-def test_scores_by_turn_come_beside_a_record_and_are_what_it_was_made_from(
-    card: str, tmp_path: Path
-) -> None:
-    record, _ = run(card, limit=None, results=tmp_path)
-    by_turn = read_scores(record, record_path(tmp_path, record))
-    assert by_turn.keys() == {score.metric for score in record.scores}
-    for score in record.scores:
-        values = by_turn[score.metric].values()
-        assert (len(values), sum(values) / len(values)) == (score.n, pytest.approx(score.mean))
 
 
 def test_a_record_from_before_a_field_of_the_card_is_kept(

@@ -55,6 +55,8 @@ def test_a_record_gets_the_metrics_that_its_card_has_got_since(
     with monkeypatch.context() as earlier:
         earlier.setattr(task, "task_card", lambda name: (before, path))
         old, kept = evaluate.run("topiocqa", str(parrot()), "sample", **given)
+    beside = read_scores(old, kept)
+    assert {m: len(values) for m, values in beside.items()} == {s.metric: s.n for s in old.scores}
     monkeypatch.setattr(assembly, "system_card", lambda name: system_card(str(parrot())))
     command = ("rescore", "--results", str(tmp_path / "results"))
     assert cli.main(command) == 0 and capsys.readouterr().out == f"{kept}\n"
