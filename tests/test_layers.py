@@ -20,7 +20,7 @@ LAYERS = (
     {"files"},
     {"artefacts"},
     {"conversation", "cards", "definitions", "formats", "lookup", "malformed", "system_cards"}
-    | {"training_cards"},
+    | {"statistics", "training_cards"},
     {"blocks"},
     {"corpus"},
     {
@@ -36,6 +36,9 @@ LAYERS = (
         "outside",
     }
     | {"machine", "rendering"},
+    {"turnscores"},
+    {"comparison", "footnotes", "plots"},
+    {"claims", "conventions", "tables", "reproduce", "verdicts"},
     {"download", "unpack"},
     {
         "rawfiles",
@@ -53,8 +56,7 @@ LAYERS = (
     {"fetch", "uniconv"},
     {"planning"},
     {"assembly"},
-    {"dialogue", "evaluate", "evaluation", "export", "recording", "reproduce", "tables", "plots"}
-    | {"reasons"},
+    {"dialogue", "evaluate", "evaluation", "export", "recording", "reasons", "report"},
     {"rescoring", "bundles", "submission", "leaderboard"},
     {"experiments", "estimate"},
     {"display", "doctor", "screen"},
@@ -83,6 +85,10 @@ NEVER = {
     "records": {"task", "system", "registry"},
     "tables": {"task", "system", "registry"},
     "reproduce": {"task", "system", "registry"},
+    "statistics": {"task", "system", "registry", "records"},
+    "conventions": {"task", "system", "registry"},
+    "comparison": {"task", "system", "registry"},
+    "claims": {"task", "system", "registry"},
     "leaderboard": {"task", "registry"},
 }
 """What may not be reached even through others: results must outlive code."""

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from uniconv_bench import __version__
-from uniconv_bench.commands import board, cache, chat, files, look, results, stages
+from uniconv_bench.commands import board, cache, chat, evidence, files, look, results, stages
 from uniconv_bench.commands.shared import first_process, note, several_processes
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import CACHE, cache_dir, require_writable
@@ -63,6 +63,11 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     results.score,
     results.rescore,
     results.table,
+    evidence.compare,
+    evidence.claims,
+    evidence.reproduce,
+    evidence.explain,
+    evidence.report,
     look.doctor,
     cache.why,
 )

@@ -159,7 +159,7 @@ def run(
     record = records.read_record(folder / RECORD)
     if results is None or limit is not None:
         return record, folder / RECORD
-    record, path, written = kept(record, results)
+    record, path, written = kept(record, folders["scores"] / SCORES, results)
     if not written:
         progress.note("record unchanged: the one there has these scores, counts and digests")
     return record, path
@@ -176,14 +176,14 @@ def outputs(record: ResultRecord) -> dict[str, Path]:
     return found
 
 
-def rescored(record: ResultRecord, *, progress: Progress) -> ResultRecord | None:
+def rescored(record: ResultRecord, *, progress: Progress) -> tuple[ResultRecord, Path] | None:
     """A record with the scores that its task's card asks for now, from its cached run and answers.
 
     No model runs, and what it says of system, run and answers stays as it is; of its provenance
     all but the versions of what scores.
 
     Returns:
-        None where the cache lacks one of the files.
+        It and the file of its scores by turn; None where the cache lacks one of the files.
 
     Raises:
         UserError: the task's data is no longer what it was, or a metric lacks its package.
@@ -204,7 +204,7 @@ def rescored(record: ResultRecord, *, progress: Progress) -> ResultRecord | None
     digests = {"scores": digest_of_file(folder / SCORES)}
     versions = {name: metadata.version(name) for name in packages_of(evaluation.task.card.metrics)}
     packages = {"packages": record.provenance.packages | versions}
-    return ResultRecord(
+    new = ResultRecord(
         **{name: getattr(record, name) for name in ResultRecord.model_fields}
         | {
             "task": task.model_copy(update={"card_digest": evaluation.task.card.digest()}),
@@ -213,3 +213,4 @@ def rescored(record: ResultRecord, *, progress: Progress) -> ResultRecord | None
             "provenance": record.provenance.model_copy(update=packages),
         }
     )
+    return new, folder / SCORES

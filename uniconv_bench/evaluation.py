@@ -289,7 +289,7 @@ class Evaluation:
             "answers": digest_of_file(answers_file) if answers_file else None,
             "metrics": names,
             "retrieves": self.retrieves,
-            "code": digest_of_code("definitions", "metrics", "runs", "evaluation"),
+            "code": digest_of_code("definitions", "metrics", "runs", "evaluation", "statistics"),
             "libraries": {name: metadata.version(name) for name in packages_of(names)},
         }
         return folder_of("scores", self.setup.card.name, fingerprint), fingerprint
