@@ -1,85 +1,76 @@
-"""A published embedding model as retriever: its own prompts and pooling, exact search."""
+"""A published embedding model as retriever: its own prompts and pooling."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uniconv_bench.conversation import Passage, Turn, Utterance
-from uniconv_bench.encode import Embed, encode_corpus, encode_rows
+from uniconv_bench.dense import EmbeddingRetriever, Encoder
+from uniconv_bench.encode import Embed
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of_code, digest_of_file
-from uniconv_bench.index import DenseIndex
-from uniconv_bench.system import Context, Corpus, Progress, Ranking
+from uniconv_bench.system import Context, Progress
 from uniconv_bench.system_cards import EncoderRetriever as EncoderCard
 from uniconv_bench.uniconv.backbone import find_backbone, load_encoder, load_tokenizer
+from uniconv_bench.uniconv.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LIBRARIES = ("peft", "tokenizers", "torch", "transformers")
-CODE = ("conversation", "encode", "index", "uniconv/backbone", "uniconv/embedding")
+CODE = ("conversation", "encode", "uniconv/backbone", "uniconv/embedding")
 TEXT = "{text}"
 OF_QUERIES = ("query", "user", "assistant", "separator", "order", "query_prompt", "query_tokens")
 """Fields of the card that the embeddings of passages do not depend on."""
 
 
-class EncoderRetriever:
+class EncoderRetriever(EmbeddingRetriever):
     """Any encoder or decoder by backbone name; longer sessions lose their oldest utterances."""
 
     def __init__(self, card: EncoderCard, context: Context):
+        super().__init__(context)
         self._card = card
         self._backbone = find_backbone(card.model)
         self._lora = find_backbone(card.lora) if card.lora else None
-        self._inference = context.inference
 
-    def fingerprint(self) -> Mapping[str, Any]:
-        """See `system.Retriever`."""
-        return {**self._encoder(), **self._card.model_dump(mode="json", include=set(OF_QUERIES))}
+    def of_queries(self) -> dict[str, Any]:
+        """See `dense.EmbeddingRetriever`."""
+        return self._card.model_dump(mode="json", include=set(OF_QUERIES))
 
-    def _encoder(self) -> dict[str, Any]:
+    def of_passages(self) -> dict[str, Any]:
+        """See `dense.EmbeddingRetriever`."""
         settings = self._card.model_dump(mode="json", exclude={"sources", *OF_QUERIES})
         return {
             **settings,
             "model": self._backbone.revision,
-            "lora": [self._lora.revision, self._inference.lora] if self._lora else None,
-            "dtype": self._inference.dtype,
-            "batch_tokens": self._inference.encode_batch_tokens,
+            "lora": [self._lora.revision, self.inference.lora] if self._lora else None,
+            "dtype": self.inference.dtype,
+            "batch_tokens": self.inference.encode_batch_tokens,
             "libraries": {name: metadata.version(name) for name in LIBRARIES},
             "code": digest_of_code(*CODE),
             "code_pooling": digest_of_file(Path(__file__)),
         }
 
-    def retrieve(
-        self, turns: Sequence[Turn], corpus: Corpus, depth: int, progress: Progress
-    ) -> Iterator[tuple[str, Ranking]]:
-        """See `system.Retriever`."""
+    def encoder(self, progress: Progress) -> Encoder:
+        """See `dense.EmbeddingRetriever`."""
+        keep_freed_memory()
         tokenizer = load_tokenizer(self._backbone, progress)
-        merge = self._inference.lora == "merged"
-        dtype = self._inference.dtype
-        model = load_encoder(self._backbone, self._lora, dtype, merge, progress)
+        merge = self.inference.lora == "merged"
+        model = load_encoder(self._backbone, self._lora, self.inference.dtype, merge, progress)
         inputs = Inputs(self._card, tokenizer)
         _check_lengths(self._card, model)
         if self._card.attention == "bidirectional":
             _check_reads_ahead(model)
-        batch_tokens = self._inference.encode_batch_tokens
-        vectors = encode_corpus(
-            corpus,
-            {**self._encoder(), "corpus": corpus.digest},
+        return Encoder(
+            model.config.hidden_size,
             inputs.passage,
-            lambda: embedder(model, self._card, inputs.pad, inputs.before_passage),
-            batch_tokens,
-            progress,
+            inputs.query,
+            embedder(model, self._card, inputs.pad, inputs.before_passage),
+            embedder(model, self._card, inputs.pad, inputs.before_query),
         )
-        embed = embedder(model, self._card, inputs.pad, inputs.before_query)
-        rows = [inputs.query(turn) for turn in turns]
-        with progress.track("encode queries", len(rows)) as advance:
-            queries = encode_rows(rows, embed, batch_tokens, advance)
-        rankings = DenseIndex(corpus.ids, vectors).search(queries, depth)
-        for turn, ranking in zip(turns, rankings, strict=True):
-            yield turn.turn_id, ranking
 
 
 class Inputs:

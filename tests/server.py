@@ -20,6 +20,10 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
 
+    def do_POST(self) -> None:
+        self.server.posted.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.do_GET()
+
     def do_GET(self) -> None:
         self.server.seen.append((self.path, dict(self.headers.items())))
         script = self.server.scripts.get(self.path, [])
@@ -48,6 +52,7 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.scripts: dict[str, list[Fault]] = {}
         self.seen: list[tuple[str, dict[str, str]]] = []
+        self.posted: list[bytes] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: object, address: object) -> None:

@@ -324,7 +324,8 @@ def test_version_and_help(command: Run) -> None:
     assert command("--version")[1].startswith("uniconv-bench ")
     code, out, _ = command("--help")
     assert code == 0
-    names = "list show prepare train retrieve generate score run table submit leaderboard doctor"
+    names = "list show prepare train encode retrieve generate score run table submit leaderboard"
+    names += " doctor why cache"
     for name in names.split():
         assert f" {name} " in out
         assert command(name, "--help")[0] == 0

@@ -323,11 +323,14 @@ def test_shipped_adapter_fits_its_card(private_cache: Path) -> None:
     assert config["base_model_name_or_path"] == "smollm2-135m"
 
 
-def test_a_record_from_before_a_field_of_the_card_is_kept(card: str, tmp_path: Path) -> None:
+def test_a_record_from_before_a_field_of_the_card_is_kept(
+    card: str, tmp_path: Path, private_cache: Path
+) -> None:
     """The field at its default says what was said without it; another value does not."""
     from uniconv_bench.recording import kept
 
     record, _ = run(card)
+    scores = next((private_cache / "scores").glob("*/scores.jsonl"))
 
     def older(**inference: Any) -> ResultRecord:
         content = record.model_dump(mode="json", exclude={"digest"})
@@ -337,9 +340,9 @@ def test_a_record_from_before_a_field_of_the_card_is_kept(card: str, tmp_path: P
         content["task"]["card_digest"] = "0" * 64  # of before a word was changed
         return ResultRecord.model_validate_json(json.dumps(content))
 
-    _, path, written = kept(older(), tmp_path)
+    _, path, written = kept(older(), scores, tmp_path)
     assert written
-    there, _, written = kept(record, tmp_path)
+    there, _, written = kept(record, scores, tmp_path)
     assert not written and "session_mask" not in there.system.settings["generator"]
-    assert kept(older(dtype="bfloat16"), tmp_path)[2]
+    assert kept(older(dtype="bfloat16"), scores, tmp_path)[2]
     assert read_record(path).system.settings["inference"]["dtype"] == "bfloat16"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from uniconv_bench.cards import Bm25Settings
 from uniconv_bench.conversation import Passage
-from uniconv_bench.index import Bm25Index, DenseIndex
+from uniconv_bench.index import Bm25Index, ExactIndex
+from uniconv_bench.system import Ranking
 
 
 class Passages(list[Passage]):
@@ -19,30 +23,108 @@ class Passages(list[Passage]):
         return [p.passage_id for p in self]
 
 
-def brute_force(ids: list[str], vectors: np.ndarray, query: np.ndarray, depth: int) -> list[str]:
-    scores = vectors @ query
+def brute_force(ids: list[str], vectors: np.ndarray, query: np.ndarray, depth: int) -> Ranking:
+    """All scores summed in float64, equal ones by id."""
+    scores = (vectors.astype(np.float64) @ query).astype(np.float32)
     ranked = sorted((-s, i) for s, i in zip(scores.tolist(), ids, strict=True))
-    return [i for _, i in ranked[:depth]]
+    return [(i, -s) for s, i in ranked[:depth]]
 
 
-def test_dense_search_equals_brute_force_with_ties_by_id() -> None:
+def stored(vectors: np.ndarray, folder: Path, shard: int) -> list[Path]:
+    """Shards on disk."""
+    folder.mkdir()
+    paths = []
+    for start in range(0, len(vectors), shard):
+        paths.append(folder / f"{start:05d}.npy")
+        np.save(paths[-1], vectors[start : start + shard])
+    return paths
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("shard", "block"), [(400, 400), (64, 10), (7, 64), (150, 33)])
+def test_exact_search_equals_brute_force_with_ties_by_id(
+    dtype: str, shard: int, block: int, tmp_path: Path
+) -> None:
     generator = np.random.default_rng(3)
     # Small integers: products are exact, and equal scores are everywhere.
-    vectors = generator.integers(-1, 2, size=(400, 4)).astype(np.float32)
+    vectors = generator.integers(-1, 2, size=(400, 4)).astype(dtype)
     ids = [f"p{i}" for i in generator.permutation(400)]
     queries = generator.integers(-1, 2, size=(20, 4)).astype(np.float32)
-    index = DenseIndex(ids, vectors)
+    index = ExactIndex(ids, stored(vectors, tmp_path / "shards", shard))
     for depth in (1, 10, 100, 400):
-        for query, ranking in zip(queries, index.search(queries, depth), strict=True):
-            assert [i for i, _ in ranking] == brute_force(ids, vectors, query, depth)
-            scores = [s for _, s in ranking]
-            assert scores == sorted(scores, reverse=True)
+        found = list(index.search(queries, depth, block=block))
+        assert found == [brute_force(ids, vectors, query, depth) for query in queries]
 
 
-def test_a_corpus_smaller_than_the_depth_brings_no_phantom() -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_rankings_and_scores_depend_on_no_size(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal passages far apart have equal scores, to the bit, however products were summed."""
+    generator = np.random.default_rng(4)
+    vectors = generator.standard_normal((700, 96)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[generator.permutation(700)[:350]] = vectors[5]
+    vectors = vectors.astype(dtype)
+    ids = [f"p{i}" for i in generator.permutation(700)]
+    queries = np.concatenate(
+        [vectors[[5]].astype(np.float32), generator.standard_normal((30, 96), np.float32)]
+    )
+    wanted = None
+    for shard, block, group in ((700, 700, 31), (64, 64, 31), (33, 5, 4), (700, 1, 31)):
+        monkeypatch.setattr("uniconv_bench.index.QUERIES", group)
+        index = ExactIndex(ids, stored(vectors, tmp_path / f"{shard}-{block}", shard))
+        found = list(index.search(queries, 60, block=block))
+        assert wanted is None or found == wanted
+        wanted = found
+    for query, ranking in zip(queries, wanted, strict=True):
+        expected = brute_force(ids, vectors, query, 60)
+        assert [i for i, _ in ranking] == [i for i, _ in expected]
+        assert [s for _, s in ranking] == pytest.approx([s for _, s in expected], abs=1e-6)
+    assert len({s for _, s in wanted[0]}) == 1
+
+
+def test_candidates_within_rounding_of_the_cut_are_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the matrix product were off by as much as it can be."""
+    import torch
+
+    generator = np.random.default_rng(6)
+    vectors = generator.standard_normal((300, 64)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    queries = vectors[:9] + np.float32(0.1)
+    nearer = (vectors[:1] + np.float32(2e-6) * generator.standard_normal((50, 64))).astype("f4")
+    vectors = np.concatenate([vectors, nearer])
+    ids = [f"p{i:03d}" for i in generator.permutation(350)]
+    whole = torch.Tensor.__matmul__
+    noise = torch.Generator().manual_seed(0)
+
+    def rough(self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        exact = whole(self.double(), other.double())
+        bound = 64 * 2.0**-24 * self.norm(dim=1)[:, None] * other.norm(dim=0)
+        return (exact + bound * (2 * torch.rand(exact.shape, generator=noise) - 1)).float()
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", rough)
+    index = ExactIndex(ids, stored(vectors, tmp_path / "shards", 40))
+    for query, ranking in zip(queries, index.search(queries, 20, block=40), strict=True):
+        expected = brute_force(ids, vectors, query, 20)
+        assert [s for _, s in ranking] == pytest.approx([s for _, s in expected], abs=3e-7)
+        true = {i: s for i, s in brute_force(ids, vectors, query, 350)}
+        assert min(true[i] for i, _ in ranking) >= expected[-1][1] - 3e-7
+
+
+def test_a_corpus_smaller_than_the_depth_brings_no_phantom(tmp_path: Path) -> None:
     vectors = np.eye(3, dtype=np.float32)
-    (ranking,) = DenseIndex(["a", "b", "c"], vectors).search(vectors[1:2], 100)
+    shards = stored(vectors, tmp_path / "shards", 2)
+    (ranking,) = ExactIndex(["a", "b", "c"], shards).search(vectors[1:2], 100)
     assert [i for i, _ in ranking] == ["b", "a", "c"]
+
+
+def test_shards_of_another_corpus_are_refused(tmp_path: Path) -> None:
+    vectors = np.eye(3, dtype=np.float32)
+    with pytest.raises(ValueError, match="2 ids for 3 vectors"):
+        ExactIndex(["a", "b"], stored(vectors, tmp_path / "shards", 2))
 
 
 def test_bm25_ranks_by_shared_terms_and_leaves_out_the_rest() -> None:

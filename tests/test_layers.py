@@ -20,19 +20,46 @@ LAYERS = (
     {"files"},
     {"artefacts"},
     {"conversation", "cards", "definitions", "formats", "lookup", "malformed", "system_cards"}
-    | {"training_cards"},
+    | {"statistics", "study_cards", "training_cards"},
     {"blocks"},
     {"corpus"},
-    {"costs", "prompts", "system", "runs", "origin", "records", "registry", "progress", "outside"}
+    {
+        "costs",
+        "prompts",
+        "reader",
+        "system",
+        "runs",
+        "origin",
+        "records",
+        "registry",
+        "progress",
+        "outside",
+    }
     | {"machine", "rendering"},
+    {"turnscores"},
+    {"comparison", "footnotes", "plots"},
+    {"claims", "conventions", "tables", "reproduce", "verdicts"},
     {"download", "unpack"},
-    {"rawfiles", "prepare", "mini", "whole", "task", "index", "encode", "decode", "metrics"},
+    {
+        "rawfiles",
+        "prepare",
+        "mini",
+        "whole",
+        "task",
+        "index",
+        "encode",
+        "decode",
+        "endpoint",
+        "metrics",
+    }
+    | {"approximate", "dense", "inventory"},
     {"fetch", "uniconv"},
+    {"planning"},
     {"assembly"},
-    {"evaluate", "evaluation", "export", "recording", "reproduce", "tables", "plots"},
+    {"dialogue", "evaluate", "evaluation", "export", "recording", "reasons", "report"},
     {"rescoring", "bundles", "submission", "leaderboard"},
     {"experiments", "estimate"},
-    {"display", "doctor"},
+    {"display", "doctor", "screen"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -45,12 +72,12 @@ ONLY = {
     "tasks": {"errors", "files", "conversation", "formats", "blocks"},
     "baselines": {
         *("errors", "files", "cards", "conversation", "prompts", "system", "system_cards"),
-        *("index", "encode", "decode", "task", "uniconv"),
+        *("index", "encode", "dense", "decode", "task", "uniconv"),
     },
     "uniconv": {
         *("errors", "files", "artefacts", "cards", "system_cards", "training_cards"),
         *("conversation", "prompts", "system"),
-        *("index", "encode", "decode", "task", "metrics"),
+        *("index", "encode", "dense", "decode", "task", "metrics"),
     },
 }
 """What plug-ins may use beside themselves."""
@@ -58,6 +85,10 @@ NEVER = {
     "records": {"task", "system", "registry"},
     "tables": {"task", "system", "registry"},
     "reproduce": {"task", "system", "registry"},
+    "statistics": {"task", "system", "registry", "records"},
+    "conventions": {"task", "system", "registry"},
+    "comparison": {"task", "system", "registry"},
+    "claims": {"task", "system", "registry"},
     "leaderboard": {"task", "registry"},
 }
 """What may not be reached even through others: results must outlive code."""

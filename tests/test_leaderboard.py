@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from bundling import CARD, TASK, TASKS, FakeTask, files, reseal
+from evidence import put, steady
 from test_records import make_record, make_score
 
 from uniconv_bench import definitions
@@ -202,3 +203,18 @@ def test_a_page_links_the_rules_only_where_they_are(tmp_path: Path) -> None:
     (root / "leaderboards" / "README.md").write_text("# Rules")
     build(root, TASKS, nothing)
     assert "the rules are in [README.md](README.md)" in page.read_text()
+
+
+def test_ranks_come_from_paired_tests_where_scores_by_turn_are(tmp_path: Path) -> None:
+    """Intervals overlap, yet the second is worse on every turn by as much."""
+    best = steady(0.5, wave=0.4)
+    systems = {"a": best, "b": {t: v - 0.04 for t, v in best.items()}, "c": best}
+    for name, values in systems.items():
+        put(tmp_path / "results", "toy", name, {"f1": values}, of_task={"data_digest": TASK.digest})
+    (page,) = build(tmp_path, TASKS, nothing).pages
+    ranks = {row[1]: row[0] for row in rows(page.read_text(), "Generation")[2:]}
+    assert ranks == {"A": "1", "C": "1", "B": "3"} and "by intervals" not in page.read_text()
+    next((tmp_path / "results").rglob("*.gz")).unlink()
+    build(tmp_path, TASKS, nothing)
+    ranks = {row[1]: row[0] for row in rows(page.read_text(), "Generation")[2:]}
+    assert set(ranks.values()) == {"1"} and "by intervals alone" in page.read_text()

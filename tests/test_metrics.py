@@ -17,14 +17,13 @@ from uniconv_bench import definitions, metrics
 from uniconv_bench.errors import UserError
 from uniconv_bench.metrics import (
     METRICS,
-    conversation_of,
+    metric_score,
     missing,
     normalise,
     parse_metric,
     reference_scores,
     score_answers,
     score_run,
-    summarise,
     token_f1,
 )
 from uniconv_bench.rendering import metric_label
@@ -178,7 +177,8 @@ def test_every_judged_turn_counts() -> None:
     before = {turn_id: list(rows) for turn_id, rows in run.items()}
     for name, values in score_run(qrels, run, RETRIEVAL).items():
         assert values == {"c_1": 0.0, "c_2": 1.0, "c_3": 0.0, "c_4": 0.0}, name
-        assert summarise(values).n == 4 and summarise(values).mean == 0.25
+        score = metric_score(name, values)
+        assert (score.n, score.mean, score.conversations) == (4, 0.25, 1)
     assert run == before
     assert missing(qrels, run) == ["c_1", "c_4"]
     nothing = score_run(qrels, {}, RETRIEVAL)
@@ -352,66 +352,6 @@ def test_evaluate_loads_the_shipped_module_offline_and_agrees(
     result = loaded.compute(predictions=predictions, references=references)
     expected = [token_f1(p, r) for p, r in zip(predictions, references, strict=True)]
     assert result == {"f1": pytest.approx(sum(expected) / 3), "per_turn": expected}
-
-
-# --- summaries ---------------------------------------------------------------------------------
-
-
-def test_conversations() -> None:
-    assert conversation_of("Page_one_12_3") == "Page_one_12" and conversation_of("q7") == "q7"
-
-
-def test_summary_averages_turns_and_counts_conversations() -> None:
-    values = {"a_1": 1.0, "a_2": 0.0, "a_3": 0.0, "b_1": 1.0}
-    summary = summarise(values)
-    assert (summary.mean, summary.n, summary.conversations) == (0.5, 4, 2)
-    # Draws of {a, b}: aa 1/3, ab 1/2, bb 1: the ends are the two extremes.
-    assert summary.ci95 == (pytest.approx(1 / 3), 1.0)
-    assert summarise(dict(reversed(values.items()))) == summary
-    assert summarise({"a_1": 0.2, "a_2": 0.4}).ci95 == (0.0, 1.0)
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_conversations_all_alike_still_leave_doubt(value: float) -> None:
-    """The exact 97.5 % bound for no event in so many trials: 1 - 0.025 ** (1 / n)."""
-    summary = summarise({f"{c}_{t}": value for c in range(22) for t in range(4)})
-    far = 1 - 0.025 ** (1 / 22)
-    assert far == pytest.approx(0.1544, abs=1e-4)
-    expected = (0.0, far) if value == 0 else (1 - far, 1.0)
-    assert summary.ci95 == pytest.approx(expected)
-
-
-def test_the_interval_resamples_conversations_not_turns() -> None:
-    """Twenty turns that all repeat their conversation's value carry no more than one."""
-    rng = random.Random(1)
-    means = [rng.random() for _ in range(50)]
-    alone = summarise({f"c{i}_1": v for i, v in enumerate(means)})
-    repeated = summarise({f"c{i}_{j}": v for i, v in enumerate(means) for j in range(20)})
-    assert repeated.n == 1000 and repeated.mean == pytest.approx(alone.mean)
-    assert repeated.ci95 == pytest.approx(alone.ci95)
-    # Close to the normal interval of 50 independent means.
-    deviation = math.sqrt(sum((v - alone.mean) ** 2 for v in means)) / 50
-    assert alone.ci95[1] - alone.ci95[0] == pytest.approx(2 * 1.96 * deviation, rel=0.1)
-
-
-def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
-    rng = random.Random(2)
-    covered = 0
-    for _ in range(300):
-        values = {}
-        for c in range(40):
-            p = rng.betavariate(2, 3)
-            for j in range(rng.randint(3, 8)):
-                values[f"c{c}_{j}"] = float(rng.random() < p)
-        low, high = summarise(values, resamples=300).ci95
-        covered += low <= 0.4 <= high
-    assert 0.91 <= covered / 300 <= 0.98
-
-
-def test_summary_refuses_nothing_and_what_is_no_fraction() -> None:
-    for values in ({}, {"c_1": math.nan}, {"c_1": 1.5}, {"c_1": -0.1}):
-        with pytest.raises(ValueError, match=r"no turn|not in \[0, 1\]"):
-            summarise(values)
 
 
 def test_a_metric_without_its_package_is_not_computable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from uniconv_bench.records import read_record
 from uniconv_bench.registry import system_card, task_card
 from uniconv_bench.runs import read_answers, read_run, write_run
 from uniconv_bench.task import load_task
+from uniconv_bench.turnscores import read_scores
 
 YIELD = "            yield turn.turn_id, [(corpus.ids[i], float(-i)) for i in range(self.count)]"
 ANSWER = "            yield Answer(turn.turn_id, evidence[turn.turn_id][0].text)"
@@ -54,6 +55,8 @@ def test_a_record_gets_the_metrics_that_its_card_has_got_since(
     with monkeypatch.context() as earlier:
         earlier.setattr(task, "task_card", lambda name: (before, path))
         old, kept = evaluate.run("topiocqa", str(parrot()), "sample", **given)
+    beside = read_scores(old, kept)
+    assert {m: len(values) for m, values in beside.items()} == {s.metric: s.n for s in old.scores}
     monkeypatch.setattr(assembly, "system_card", lambda name: system_card(str(parrot())))
     command = ("rescore", "--results", str(tmp_path / "results"))
     assert cli.main(command) == 0 and capsys.readouterr().out == f"{kept}\n"
@@ -62,6 +65,7 @@ def test_a_record_gets_the_metrics_that_its_card_has_got_since(
     assert [s.metric for s in new.scores] == list(card.metrics)
     assert new.score("f1") == old.score("f1") and new.provenance == old.provenance
     assert new.digests.answers == old.digests.answers and new.digests.scores != old.digests.scores
+    assert list(read_scores(new, kept)) == list(card.metrics)  # the new ones, by turn
     assert new.task.card_digest == card.digest() != old.task.card_digest
     assert cli.main(command) == 0 and capsys.readouterr().out == ""  # nothing is left to do
     evaluate.outputs(new)["answers.jsonl"].unlink()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from evidence import put, steady
 from test_records import FIXED, make_record, make_score
 
 from uniconv_bench.cards import Reported
 from uniconv_bench.errors import UserError
 from uniconv_bench.records import ResultRecord
 from uniconv_bench.rendering import escape_latex, escape_markdown
-from uniconv_bench.tables import table
+from uniconv_bench.tables import of_paper, table
+from uniconv_bench.turnscores import scores_at_hand
 
 
 def changed(record: ResultRecord, part: str, **fields: Any) -> ResultRecord:
@@ -233,3 +236,62 @@ def test_escapes() -> None:
 
 def test_the_fixed_provenance_is_what_the_notes_quote() -> None:
     assert FIXED.hardware in table([make_record()])
+
+
+def shaken(value: float, by: float) -> dict[str, float]:
+    """About a value, every other conversation up and down."""
+    return {t: v + (by if int(t[1:3]) % 2 else -by) for t, v in steady(value).items()}
+
+
+def test_bold_is_what_a_paired_test_does_not_tell_apart_from_the_best(tmp_path: Path) -> None:
+    """`near` is as far below as `b` but sways, `steady` is so close that intervals overlap."""
+    best = steady(0.5, wave=0.4)
+    close = {turn: v - 0.04 for turn, v in best.items()}
+    systems = {"a": best, "b": close, "c": shaken(0.45, 0.3), "d": steady(0.1)}
+    records = [put(tmp_path, "qrecc", name, {"f1": values}) for name, values in systems.items()]
+    at_hand = scores_at_hand(records, tmp_path)
+    text = table(records, turn_scores=at_hand)
+    assert [row[1].startswith("**") for row in cells(text)[2:]] == [True, False, True, False]
+    assert "Holm over the table's 3 comparisons" in text and "overlaps" not in text
+    # Without its scores by turn a column goes by intervals, and says so.
+    put(tmp_path, "inscit", "a", {"f1": best})
+    of_inscit = [put(tmp_path, "inscit", n, {"f1": systems[n]}) for n in ("a", "b", "d")]
+    text = table([*records, *of_inscit], turn_scores=at_hand)
+    assert [row[2].startswith("**") for row in cells(text)[2:]] == [True, True, False, False]
+    assert "for lack of scores by turn, in inscit F1 the best of a column and all whose" in text
+    assert "Holm" not in table(records)
+
+
+def test_systems_scored_on_other_turns_share_no_column(tmp_path: Path) -> None:
+    moved = {f"x{turn}": value for turn, value in steady(0.5).items()}
+    records = [
+        put(tmp_path, "qrecc", name, {"f1": v}) for name, v in (("a", steady(0.5)), ("b", moved))
+    ]
+    with pytest.raises(UserError, match="A and B were averaged over different turns of qrecc f1"):
+        table(records, turn_scores=scores_at_hand(records, tmp_path))
+
+
+def test_the_papers_tables_take_their_rows_and_columns() -> None:
+    names = ("uniconv-no-ddm", "separate", "uniconv")
+    records = [make_record(t, n) for t in ("faithdial", "coral", "qrecc") for n in names]
+    records.append(make_record("qrecc", "no-passages", (make_score("f1", 0.1),)))
+    found = [(r.task.name, r.system.name) for r in of_paper("ablation", records)]
+    assert found == [(t, n) for t in ("qrecc", "faithdial") for n in ("uniconv", "uniconv-no-ddm")]
+    assert {r.system.name for r in of_paper("retrieval", records)} == set(names)
+    assert len(of_paper("generation", records)) == 7
+    assert of_paper("retrieval", records[-1:]) == []
+
+
+def test_a_latex_document_is_whole_and_holds_the_table() -> None:
+    document = table(three_systems(), format="latex-document")
+    assert document.startswith(r"\documentclass") and document.endswith("\\end{document}\n")
+    assert table(three_systems(), format="latex").strip() in document
+    assert document.count("{") == document.count("}")
+    begun, ended = (re.findall(rf"\\{w}{{(\w+\*?)}}", document) for w in ("begin", "end"))
+    assert begun == ended[::-1] and r"\usepackage{booktabs}" in document
+
+
+def test_no_cell_of_a_csv_is_a_formula() -> None:
+    record = make_record("qrecc", "=HYPERLINK(1)", (make_score("f1", 0.3),))
+    (row,) = list(csv.DictReader(io.StringIO(table([record], format="csv"))))
+    assert row["system"] == "'=HYPERLINK(1)"

@@ -257,7 +257,7 @@ def test_the_generator_reads_what_is_given_in_order_and_nothing_is_encoded(
 
     monkeypatch.setattr(PromptFormat, "prompt", seen)
     monkeypatch.setattr(
-        "uniconv_bench.uniconv.parts.encode_corpus", lambda *_: pytest.fail("it retrieved")
+        "uniconv_bench.dense.encode_corpus", lambda *_, **__: pytest.fail("it retrieved")
     )
     expected = {turn.turn_id: list(turn.given) for turn in task.turns()}
     record = run(system("dense"))

@@ -31,6 +31,7 @@ WEIGHTS = "adapter_model.safetensors"
 PARTS = {
     "dense": "uniconv_bench.uniconv.parts:DenseRetriever",
     "llm": "uniconv_bench.uniconv.parts:LlmGenerator",
+    "endpoint": "uniconv_bench.endpoint:EndpointGenerator",
     "bm25": "uniconv_bench.baselines.bm25:Bm25Retriever",
     "encoder": "uniconv_bench.baselines.encoder:EncoderRetriever",
     "rewrite": "uniconv_bench.baselines.rewrite:RewriteRetriever",
@@ -60,6 +61,8 @@ class Setup:
     """Systems that learn from this one, and those that learn from them."""
     tracker: Tracker | None = None
     """Told of every training step."""
+    index: Path | None = None
+    """Folder of embeddings made elsewhere."""
 
     @staticmethod
     def of(system: str, profile: Profile, progress: Progress) -> Setup:
@@ -236,7 +239,7 @@ class Setup:
             name = GIVEN
         target = resolve(name, self.path.parent)
         backbone = self.card.backbone.get(self.profile, "")
-        context = Context(task.card, backbone, self.card.inference, self.adapters)
+        context = Context(task.card, backbone, self.card.inference, self.adapters, self.index)
         return built(target, table.settings if custom else table, context)
 
     def fit(self, *, retrain: set[str] | None = None) -> dict[str, Path]:

@@ -20,7 +20,17 @@ from typing import Annotated, Any
 import typer
 
 from uniconv_bench import __version__
-from uniconv_bench.commands import board, files, look, results, stages, studies
+from uniconv_bench.commands import (
+    board,
+    cache,
+    chat,
+    evidence,
+    files,
+    look,
+    results,
+    stages,
+    studies,
+)
 from uniconv_bench.commands.shared import first_process, note, several_processes
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import CACHE, cache_dir, require_writable
@@ -56,13 +66,21 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     stages.prepare,
     files.export,
     stages.train,
+    stages.encode,
     stages.retrieve,
     stages.generate,
+    chat.chat,
     results.score,
     results.rescore,
     results.table,
     studies.experiment,
+    evidence.compare,
+    evidence.claims,
+    evidence.reproduce,
+    evidence.explain,
+    evidence.report,
     look.doctor,
+    cache.why,
 )
 GROUPS: Mapping[str, tuple[str, Mapping[str, Callable[..., Any]]]] = {
     "list": (
@@ -81,6 +99,10 @@ GROUPS: Mapping[str, tuple[str, Mapping[str, Callable[..., Any]]]] = {
     "submit": (
         "Pack and check a leaderboard submission.",
         {"pack": board.submit_pack, "check": board.submit_check},
+    ),
+    "cache": (
+        "What the cache holds, and what of it may go.",
+        {"list": cache.cache_list, "prune": cache.cache_prune},
     ),
     "leaderboard": (
         "Recompute and render the leaderboard.",
@@ -122,9 +144,9 @@ def _options(
         bool, typer.Option("--debug", help="On an error, show the traceback. Works anywhere.")
     ] = False,
 ) -> None:
-    if several_processes() and context.invoked_subcommand != "train":
+    if several_processes() and context.invoked_subcommand not in ("train", "encode"):
         what = f"{context.invoked_subcommand} runs in one process; a launcher started several"
-        raise UserError(what, mend="launch train alone, everything else goes without")
+        raise UserError(what, mend="launch train or encode alone, everything else goes without")
     if not first_process():
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  (for as long as the process lives)
 

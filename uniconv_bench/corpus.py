@@ -272,6 +272,12 @@ def _table(folder: Path) -> Any:
     return pa.concat_tables([pa.ipc.open_file(shard).read_all() for shard in maps])
 
 
+def _passages(rows: Any) -> Iterator[Passage]:
+    columns = [rows.column(name).to_pylist() for name in ("id", "text", "title")]
+    for passage_id, text, title in zip(*columns, strict=True):
+        yield Passage(passage_id, text, title)
+
+
 class ArrowCorpus:
     """The passages of a task in memory-mapped shards. Satisfies `system.Corpus`."""
 
@@ -292,9 +298,11 @@ class ArrowCorpus:
 
     def __iter__(self) -> Iterator[Passage]:
         for batch in self._table.to_batches():
-            columns = [batch.column(name).to_pylist() for name in ("id", "text", "title")]
-            for passage_id, text, title in zip(*columns, strict=True):
-                yield Passage(passage_id, text, title)
+            yield from _passages(batch)
+
+    def between(self, start: int, stop: int) -> list[Passage]:
+        """The passages of these rows."""
+        return list(_passages(self._table.slice(start, stop - start)))
 
     def __getitem__(self, passage_id: str) -> Passage:
         """Raises KeyError if there is no such passage."""

@@ -1,138 +1,186 @@
-"""Batched decoding. Knows a causal model and prompts; nothing of turns."""
+"""Decoding: what a causal model writes after prompts, many at once or one token by token.
+
+Knows a model and prompts; nothing of turns, and no tokenizer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import random
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from uniconv_bench.errors import UserError
 from uniconv_bench.prompts import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Choose = Callable[[Tensor], Tensor]  # logits (B, vocabulary) to tokens (B,)
+    from uniconv_bench.reader import Memory
+
+NEAR = 1e-4
+"""Logits that differ by less than this share of the largest are told apart by reading their row
+alone, in float32, where rounding was seen to move them by a fiftieth of it."""
 
 
-def greedy(
-    model: Any, prompts: Sequence[Prompt], *, end: int, max_new_tokens: int, batch_size: int
-) -> Iterator[tuple[int, list[int]]]:
-    """(index into `prompts`, generated ids without the end token), longest prompts first."""
-    return _in_batches(model, prompts, end, max_new_tokens, batch_size, _likeliest)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How tokens are chosen, and when an answer ends.
 
-
-def _likeliest(logits: Tensor) -> Tensor:
-    return logits.argmax(-1)
-
-
-def sampled(
-    model: Any,
-    prompts: Sequence[Prompt],
-    *,
-    end: int,
-    max_new_tokens: int,
-    batch_size: int,
-    seed: int,
-) -> Iterator[tuple[int, list[int]]]:
-    """As `greedy`, each token drawn by its probability; the same for the same batches."""
-    import torch
-
-    drawing = torch.Generator(model.device).manual_seed(seed)
-
-    def draw(logits: Tensor) -> Tensor:
-        return torch.multinomial(logits.float().softmax(-1), 1, generator=drawing)[:, 0]
-
-    return _in_batches(model, prompts, end, max_new_tokens, batch_size, draw)
-
-
-def _in_batches(
-    model: Any, prompts: Sequence[Prompt], end: int, limit: int, size: int, choose: Choose
-) -> Iterator[tuple[int, list[int]]]:
-    import torch
-
-    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))
-    for first in range(0, len(order), size):
-        batch = order[first : first + size]
-        with torch.inference_mode():
-            rows = _continued(model, [prompts[i] for i in batch], end, limit, choose)
-        for index, tokens in zip(batch, rows, strict=True):
-            yield index, tokens[: tokens.index(end)] if end in tokens else tokens
-
-
-def _continued(
-    model: Any, prompts: Sequence[Prompt], end: int, limit: int, choose: Choose
-) -> list[list[int]]:
-    """What follows each prompt, until all have ended."""
-    import torch
-
-    reader = _Reader(model, len(prompts), end)
-    if any(prompt.unseen for prompt in prompts):
-        # What later tokens do not see is read, and its keys and values are dropped.
-        reader.read([prompt.ids[: prompt.start] for prompt in prompts])
-        reader.forget([prompt.start - prompt.unseen for prompt in prompts])
-    logits = reader.read([prompt.ids[prompt.start :] for prompt in prompts])
-    found: list[Tensor] = []
-    open_rows = torch.ones(len(prompts), dtype=torch.bool, device=model.device)
-    while True:
-        token = choose(logits)
-        found.append(token)
-        open_rows &= token != end
-        if len(found) == limit or not open_rows.any():
-            return torch.stack(found, 1).tolist()
-        logits = reader.go_on(token)
-
-
-class _Reader:
-    """A batch of rows read piece by piece.
-
-    Pieces are padded on the left: the next token must follow the last one of every row.
+    Attributes:
+        ends: each of these tokens ends an answer and is no part of it.
+        max_new_tokens: most tokens of an answer; fewer where the model's window ends before.
+        temperature: 0: the likeliest token; else tokens are drawn, by their probabilities at it.
+        top_p: tokens are drawn from the likeliest that have this probability together.
+        seed: of the drawing.
+        stopped: whether the tokens so far end an answer.
     """
 
-    def __init__(self, model: Any, count: int, pad: int):
-        import torch
-        from transformers import DynamicCache
+    ends: Collection[int]
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stopped: Callable[[list[int]], bool] | None = None
 
-        self._model, self._pad = model, pad
-        self._cache: Any = DynamicCache()
-        self._seen = torch.zeros((count, 0), dtype=torch.long, device=model.device)
-        self._read = torch.zeros(count, dtype=torch.long, device=model.device)
 
-    def read(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Logits (B, vocabulary) after each row's piece."""
-        import torch
+def decode(
+    model: Any,
+    prompts: Sequence[Prompt],
+    how: Decoding,
+    *,
+    batch_size: int,
+    names: Sequence[str] | None = None,
+) -> Iterator[tuple[int, list[int]]]:
+    """(index into `prompts`, generated ids without the end token), longest prompts first.
 
-        longest = max(map(len, rows))
-        ids = torch.full((len(rows), longest), self._pad, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for place, row in enumerate(rows):
-            ids[place, longest - len(row) :] = torch.tensor(row, dtype=torch.long)
-            mask[place, longest - len(row) :] = 1
-        return self._forward(ids.to(self._model.device), mask.to(self._model.device))
+    What stands beside a prompt in its batch does not change its greedy answer in float32: rounding
+    moves logits by far less than `NEAR`, and closer ones are computed again from the row alone. In
+    bfloat16 rounding decides between near-equal tokens. A drawn answer depends on seed and name.
 
-    def go_on(self, tokens: Tensor) -> Tensor:
-        """Logits (B, vocabulary) after one more token a row."""
-        import torch
+    Args:
+        names: of the prompts, for drawing; None: their numbers.
 
-        return self._forward(tokens[:, None], torch.ones_like(tokens)[:, None])
+    Raises:
+        UserError: a prompt fills the model's window.
+    """
+    answers = [
+        _Answer.to(p, model, how, names[i] if names else str(i)) for i, p in enumerate(prompts)
+    ]
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))
+    for first in range(0, len(order), batch_size):
+        batch = order[first : first + batch_size]
+        _write(model, [answers[i] for i in batch], how)
+        yield from ((index, answers[index].tokens) for index in batch)
 
-    def forget(self, kept: Sequence[int]) -> None:
-        """Keys and values of all but the last tokens of a row: as many in every row."""
-        (last,) = set(kept)
-        for layer in self._cache.layers:
-            layer.keys, layer.values = layer.keys[:, :, -last:], layer.values[:, :, -last:]
-        self._seen = self._seen[:, -last:]
 
-    def _forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        import torch
+def stream(memory: Memory, prompt: Prompt, how: Decoding, name: str = "0") -> Iterator[int]:
+    """The tokens that `decode` gives for a prompt by itself, as they come.
 
-        self._seen = torch.cat([self._seen, mask], 1)
-        positions = self._read[:, None] + (mask.cumsum(1) - 1).clamp(min=0)
-        self._read = self._read + mask.sum(1)
-        logits: Tensor = self._model(
-            input_ids=ids,
-            attention_mask=self._seen,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        return logits
+    Args:
+        memory: of the model; what it has read of the prompt is not read again.
+    """
+    answer = _Answer.to(prompt, memory.model, how, name)
+    logits = memory.prompt(prompt)
+    going = True
+    while going:
+        told = len(answer.tokens)
+        (token,) = _chosen(memory.model, logits, [answer], how)
+        going = answer.take(token, how)
+        yield from answer.tokens[told:]
+        if going:
+            logits = memory.go_on(token)
+
+
+@dataclass(slots=True)
+class _Answer:
+    """An answer as it grows."""
+
+    prompt: Prompt
+    limit: int
+    drawing: random.Random
+    tokens: list[int] = field(default_factory=list)
+
+    @staticmethod
+    def to(prompt: Prompt, model: Any, how: Decoding, name: str) -> _Answer:
+        window = getattr(model.config, "max_position_embeddings", None)
+        left = how.max_new_tokens if window is None else window - len(prompt.ids)
+        if left < 1:
+            what = f"a prompt of {len(prompt.ids):,} tokens fills the model's window of {window:,}"
+            raise UserError(what, mend="lower session_tokens, passage_tokens or top_k on the card")
+        return _Answer(prompt, min(left, how.max_new_tokens), random.Random(f"{how.seed} {name}"))
+
+    def take(self, token: int, how: Decoding) -> bool:
+        """Takes the next token; whether the answer goes on."""
+        if token in how.ends:
+            return False
+        self.tokens.append(token)
+        stopped = how.stopped is not None and how.stopped(self.tokens)
+        return not stopped and len(self.tokens) < self.limit
+
+
+def _write(model: Any, answers: list[_Answer], how: Decoding) -> None:
+    """Brings a batch to its end."""
+    from uniconv_bench.reader import Reader
+
+    reader = Reader(model, len(answers))
+    logits = reader.prompts([answer.prompt for answer in answers])
+    rows: list[_Answer | None] = [*answers]  # of the reader; None once its answer has ended
+    while True:
+        tokens = _chosen(model, logits, rows, how)
+        rows = [
+            answer if answer and answer.take(token, how) else None
+            for answer, token in zip(rows, tokens, strict=True)
+        ]
+        going = [place for place, answer in enumerate(rows) if answer]
+        if not going:
+            return
+        # Leaving copies what the others have read, so rows leave when half of them have ended.
+        if 2 * len(going) <= len(rows):
+            reader.keep(going)
+            rows, tokens = [rows[i] for i in going], [tokens[i] for i in going]
+        logits = reader.read([[token] for token in tokens])
+
+
+def _chosen(model: Any, logits: Tensor, rows: Sequence[_Answer | None], how: Decoding) -> list[int]:
+    """The next token of every row; of those that have ended, any."""
+    return _drawn(logits, rows, how) if how.temperature else _likeliest(model, logits, rows)
+
+
+def _likeliest(model: Any, logits: Tensor, rows: Sequence[_Answer | None]) -> list[int]:
+    import torch
+
+    scores, tokens = logits.topk(2)
+    chosen: list[int] = tokens[:, 0].tolist()
+    if logits.dtype == torch.float32:
+        gaps = scores[:, 0] - scores[:, 1]
+        near = (gaps < NEAR * logits.abs().amax(-1)).tolist()
+        for place, answer in enumerate(rows):
+            if near[place] and answer:
+                chosen[place] = int(_alone(model, answer).argmax())
+    return chosen
+
+
+def _alone(model: Any, answer: _Answer) -> Tensor:
+    """Logits (1, vocabulary) after an answer so far, whatever it was read beside before."""
+    from uniconv_bench.reader import Reader
+
+    reader = Reader(model)
+    logits = reader.prompts([answer.prompt])
+    return reader.read([answer.tokens]) if answer.tokens else logits
+
+
+def _drawn(logits: Tensor, rows: Sequence[_Answer | None], how: Decoding) -> list[int]:
+    """By inversion: the first token at which the probabilities so far exceed the row's number."""
+    import torch
+    from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+
+    ids = logits.new_empty((len(logits), 0), dtype=torch.long)  # which neither of them looks at
+    scores = TemperatureLogitsWarper(how.temperature)(ids, logits.float())
+    if how.top_p < 1:
+        scores = TopPLogitsWarper(how.top_p)(ids, scores)
+    sums = scores.softmax(-1, dtype=torch.float64).cumsum(-1)
+    numbers = [answer.drawing.random() if answer else 0.0 for answer in rows]
+    wanted = torch.tensor(numbers, dtype=torch.float64, device=sums.device)[:, None] * sums[:, -1:]
+    chosen: list[int] = torch.searchsorted(sums, wanted, right=True)[:, 0].tolist()
+    return chosen

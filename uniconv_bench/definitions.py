@@ -23,6 +23,8 @@ RankingValue = Callable[[Sequence[float], Sequence[float], int | None], float]
 AnswerValue = Callable[[str, Sequence[str]], float]
 """(answer, references) -> value."""
 Value = TypeVar("Value")
+PerTurn = dict[str, float]
+"""turn_id -> value in [0, 1], one entry for every judged turn."""
 
 
 @dataclass(frozen=True, slots=True)

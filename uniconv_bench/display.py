@@ -16,14 +16,25 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from uniconv_bench.cards import Size, TaskCard
+    from uniconv_bench.claims import Answer
     from uniconv_bench.commands.example import Example
+    from uniconv_bench.comparison import Comparison
+    from uniconv_bench.conventions import Shifted
     from uniconv_bench.doctor import Check
     from uniconv_bench.records import ResultRecord
+    from uniconv_bench.reproduce import Reproduced
     from uniconv_bench.system_cards import SystemCard
     from uniconv_bench.training_cards import ByProfile
 
 WIDEST, UTTERANCES = 100, 4
 """Columns of a task card, whose lines are read one by one; utterances of history that it shows."""
+VERDICTS = {
+    "supported": "bold green",
+    "contradicted": "bold red",
+    "inconclusive": "bold yellow",
+    "not measured": "bold dim",
+}
+OUTCOMES = {"same": "green", "close": "yellow", "different": "red"}
 STATES = {"ok": "green", "note": "yellow", "missing": "red"}
 
 
@@ -96,6 +107,125 @@ def show_record(record: ResultRecord) -> None:
     if record.limit is not None:
         title += f", only the first {record.limit} turns"
     show_scores({score.metric: score.model_dump() for score in record.scores}, title)
+
+
+def show_comparison(found: Comparison, said: Mapping[str, Mapping[str, str]]) -> None:
+    """Two systems on one task: a table, plain sentences, the turns that moved most.
+
+    Args:
+        found: what to show.
+        said: turn -> whose text -> text, to be shown below; may be empty.
+    """
+    from uniconv_bench import comparison
+    from uniconv_bench.rendering import p_text, percent
+
+    one, other = found.one, found.other
+    right = ("first", "second", "difference", "effect", "detectable", "+ / = / -", "n")
+    columns = ("first", "second", "difference", "95 % interval", "p", *right[3:])
+    table = _table("metric", *columns, right=right)
+    for row in found.metrics:
+        of = row.difference
+        table.add_row(
+            Text(row.metric, style="bold"),
+            *map(percent, row.means),
+            Text(f"{100 * of.mean:+.1f}", style="bold" if row.told_apart else ""),
+            " to ".join(map(percent, of.ci95)),
+            p_text(row.p).removeprefix("p = ").removeprefix("p "),
+            "-" if of.effect is None else f"{of.effect:+.2f}",
+            "-" if of.detectable is None else percent(of.detectable),
+            f"{of.wins} / {of.ties} / {of.losses}",
+            f"{of.n:,}",
+        )
+    task = one.record.task
+    clusters = max(row.difference.conversations for row in found.metrics)
+    caption = (
+        f"x 100; first: {one.title}, second: {other.title}; {clusters} conversations; p by "
+        "flipping conversations, Holm over the metrics; effect: mean over deviation of "
+        "conversations; detectable: seen in four of five cases; + / = / -: turns"
+    )
+    _show(f"{one.title} and {other.title} on {task.name} ({task.profile})", table, caption)
+    for side in (one, other):
+        if len(side.records) > 1:
+            spread = [f"{m} {percent(sd)}" for m, sd in side.seeds.items() if sd is not None]
+            line = f"{side.title}: {len(side.records)} runs pooled; their means vary by "
+            _console().print(line + ", ".join(spread))
+    for line in comparison.sentences(found):
+        _console().print(line)
+    if not found.moved:
+        _console().print("No turn differs.")
+        return
+    first = found.metrics[0].metric
+    moved = _table("turn", *(row.metric for row in found.metrics))
+    for turn in found.moved:
+        values = (turn.scores.get(row.metric) for row in found.metrics)
+        cells = ("-" if v is None else f"{v[0]:.2f} | {v[1]:.2f}" for v in values)
+        moved.add_row(Text(turn.turn_id, style="bold"), *cells)
+    _show(f"Turns that moved most, by {first}", moved, f"{one.title} | {other.title}")
+    for turn_id, texts in said.items():
+        _console().print(Text(turn_id, style="bold"))
+        for whose, text in texts.items():
+            line = " ".join(text.split()) or "-"
+            _console().print(Padding(f"{whose}: {line}", (0, 0, 0, 4), expand=False))
+
+
+def show_claims(answers: Sequence[Answer], profile: str) -> None:
+    """Every claim with its verdict, what it rests on, and what would settle it."""
+    from uniconv_bench.verdicts import line_of, notes
+
+    console = _console()
+    console.print(Text(f"Claims of the paper at profile {profile}", style="bold"))
+    for answer in answers:
+        console.print()
+        console.print(Text(answer.verdict, style=VERDICTS[answer.verdict]), answer.claim.sentence)
+        lines = [f"{judged.verdict}: {line_of(judged)}" for judged in answer.parts]
+        for line in lines:
+            console.print(Padding(line, (0, 0, 0, 4)))
+        for line in answer.settle:  # unfolded, since commands are to be pasted
+            console.print(f"    {answer.to_settle}: {line}", soft_wrap=True)
+    console.print()
+    for note in notes(answers):
+        console.print(Text(note, style="dim"))
+
+
+def show_reproduced(
+    record: ResultRecord, rows: Sequence[Reproduced], told: Mapping[str, Any], caption: str
+) -> None:
+    """What became of every figure, on which rungs of the ladder, and what the two do not share."""
+    from uniconv_bench.rendering import percent
+
+    right = ("mean", "against", "moved", "RMSE by turn", "p", "effect ratio", "delta RI")
+    table = _table("metric", "", *right, "source", right=right)
+    for row in rows:
+        rungs = (row.rmse, row.p, row.effect_ratio, row.delta_ri)
+        table.add_row(
+            Text(row.metric, style="bold"),
+            Text(row.outcome, style=OUTCOMES[row.outcome]),
+            percent(row.mean),
+            percent(row.against) + ("" if row.inside else " (outside the interval)"),
+            f"{100 * (row.mean - row.against):+.2f}",
+            *("-" if value is None else f"{value:.3f}" for value in rungs),
+            row.source,
+        )
+    _show(f"{record.system.title} on {record.task.name} ({record.task.profile})", table, caption)
+    if order := told["order"]:
+        alike = f"tau {order['tau']:.3f}, RBO {order['rbo']:.3f}"
+        _console().print(f"Order of passages: {alike} over {order['turns']:,} turns")
+    for name, (ours, theirs) in told["switches"].items():
+        _console().print(f"differs: {name}: {ours} here, {theirs} there")
+
+
+def show_conventions(record: ResultRecord, rows: Sequence[Shifted]) -> None:
+    """A record's figures under other conventions, and how far each moves them."""
+    from uniconv_bench.rendering import percent
+
+    right = ("recorded", "then", "moved", "n")
+    table = _table("metric", "convention", *right, right=right)
+    for row in rows:
+        moved = f"{100 * (row.mean - row.recorded):+.1f}"
+        figures = (percent(row.recorded), percent(row.mean), moved, f"{row.n:,}")
+        table.add_row(Text(row.metric, style="bold"), row.convention, *figures)
+    title = f"{record.system.title} on {record.task.name} ({record.task.profile})"
+    _show(f"{title} under other conventions", table, "x 100")
 
 
 def show_checks(checks: Iterable[Check]) -> None:

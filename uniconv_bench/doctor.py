@@ -205,10 +205,27 @@ def _adapters(progress: Progress) -> Iterator[Check]:
 
 def _optional() -> Iterator[Check]:
     if find_spec("faiss") is not None:
-        yield Check("faiss", "ok", "installed", needed=True)
+        yield Check("faiss", "ok", "installed")
     else:
         mend = "pip install 'uniconv-bench[cpu]'"
-        yield Check("faiss", "missing", "not installed; dense search needs it", mend, needed=True)
+        yield Check("faiss", "note", "not installed; every index but exact needs it", mend)
 
 
-LOOKS = (_cache, _python, _packages, _device, _machine, _backbones, _optional)
+def _indexes() -> Iterator[Check]:
+    """What the largest corpus takes that is known of, with the backbone of the paper."""
+    from uniconv_bench.planning import dimension_of, index_costs, measured, passages_of
+    from uniconv_bench.registry import system_card, task_card
+
+    (task, _), (system, _) = task_card("qrecc"), system_card("uniconv")
+    passages, dimension = passages_of(task, "full"), dimension_of(system, "full")
+    if passages is None or dimension is None:
+        return
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    what = f"{passages:,} x {dimension:,} (uniconv on qrecc, full)"
+    for cost in index_costs(passages, dimension, measured()):
+        lacking = "" if cost.memory <= memory else "more memory than there is; "
+        state: Literal["ok", "note"] = "note" if lacking else "ok"
+        yield Check(f"index {cost.index}", state, f"{lacking}{what}: {cost.told()}")
+
+
+LOOKS = (_cache, _python, _packages, _device, _machine, _backbones, _optional, _indexes)

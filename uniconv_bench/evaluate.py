@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,11 +50,48 @@ def train(
     return setup.fit(retrain=retrain)
 
 
+def encode(task: str, system: str, profile: Profile, *, progress: Progress) -> Path:
+    """The folder with the embeddings of a task's passages by a system that can retrieve.
+
+    Processes that a launcher started, and any others that use the same cache, share the work.
+
+    Raises:
+        UserError: the system embeds nothing, or its adapter is not trained.
+    """
+    evaluation = Evaluation.of(task, system, profile, None, progress)
+    if missing := evaluation.setup.to_train():
+        mend = f"uniconv-bench train --system {system} --profile {profile}"
+        raise UserError(f"adapter {missing[0]} of {system} is not trained", mend=mend)
+    evaluation.setup.fit()
+    _take_device()
+    return evaluation.encode()
+
+
+def _take_device() -> None:
+    """Of processes that a launcher started on one machine each has a GPU of its own."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+
+
 def retrieve(
-    task: str, system: str, profile: Profile, *, limit: int | None = None, progress: Progress
+    task: str,
+    system: str,
+    profile: Profile,
+    *,
+    limit: int | None = None,
+    index: Path | None = None,
+    progress: Progress,
 ) -> Path:
-    """Trains if needed and ranks passages for the test turns; the TREC run file."""
+    """Trains if needed and ranks passages for the test turns; the TREC run file.
+
+    Args:
+        limit: take the first turns only.
+        index: folder of embeddings made elsewhere, in place of those in the cache.
+    """
     evaluation = Evaluation.of(task, system, profile, limit, progress)
+    evaluation.setup.index = index
     evaluation.setup.fit()
     return evaluation.retrieve() / RUN
 
@@ -121,7 +159,7 @@ def run(
     record = records.read_record(folder / RECORD)
     if results is None or limit is not None:
         return record, folder / RECORD
-    record, path, written = kept(record, results)
+    record, path, written = kept(record, folders["scores"] / SCORES, results)
     if not written:
         progress.note("record unchanged: the one there has these scores, counts and digests")
     return record, path
@@ -138,14 +176,14 @@ def outputs(record: ResultRecord) -> dict[str, Path]:
     return found
 
 
-def rescored(record: ResultRecord, *, progress: Progress) -> ResultRecord | None:
+def rescored(record: ResultRecord, *, progress: Progress) -> tuple[ResultRecord, Path] | None:
     """A record with the scores that its task's card asks for now, from its cached run and answers.
 
     No model runs, and what it says of system, run and answers stays as it is; of its provenance
     all but the versions of what scores.
 
     Returns:
-        None where the cache lacks one of the files.
+        It and the file of its scores by turn; None where the cache lacks one of the files.
 
     Raises:
         UserError: the task's data is no longer what it was, or a metric lacks its package.
@@ -166,7 +204,7 @@ def rescored(record: ResultRecord, *, progress: Progress) -> ResultRecord | None
     digests = {"scores": digest_of_file(folder / SCORES)}
     versions = {name: metadata.version(name) for name in packages_of(evaluation.task.card.metrics)}
     packages = {"packages": record.provenance.packages | versions}
-    return ResultRecord(
+    new = ResultRecord(
         **{name: getattr(record, name) for name in ResultRecord.model_fields}
         | {
             "task": task.model_copy(update={"card_digest": evaluation.task.card.digest()}),
@@ -175,3 +213,4 @@ def rescored(record: ResultRecord, *, progress: Progress) -> ResultRecord | None
             "provenance": record.provenance.model_copy(update=packages),
         }
     )
+    return new, folder / SCORES

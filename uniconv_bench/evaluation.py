@@ -27,7 +27,7 @@ from uniconv_bench.files import digest_of, digest_of_code, digest_of_file, write
 from uniconv_bench.origin import check_passages, ranked
 from uniconv_bench.outside import answers, fingerprint_of, rankings, source_of
 from uniconv_bench.recording import ANSWERS, RUN, SCORES, SUMMARY
-from uniconv_bench.system import Answer, Generator, Progress, Retriever
+from uniconv_bench.system import Answer, Encoding, Generator, Progress, Retriever
 from uniconv_bench.task import Task, load_task
 
 
@@ -173,8 +173,28 @@ class Evaluation:
         }
         return folder_of("answers", self.setup.card.name, fingerprint), fingerprint
 
+    @property
+    def encoding(self) -> Encoding:
+        """The retriever, as one that embeds passages.
+
+        Raises:
+            UserError: it is none.
+        """
+        if self.setup.is_given(self.task) or not isinstance(self.retriever, Encoding):
+            what = f"{self.setup.card.name} embeds no passages of {self.task.card.name}"
+            raise UserError(what, mend="take a system with a retriever of kind dense or encoder")
+        return self.retriever
+
+    def encode(self) -> Path:
+        """The folder with the embeddings of the corpus."""
+        folder, _ = self.encoding.embeddings(self.task.corpus)
+        self.encoding.encode(self.task.corpus, self.progress)
+        return folder
+
     def retrieve(self) -> Path:
         """The folder with `run.trec`."""
+        if self.setup.index is not None:
+            self.encoding.check(self.task.corpus)
         folder, fingerprint = self.retrieval
         with self._stage("retrieval", folder, fingerprint) as working:
             if working:
@@ -291,6 +311,16 @@ class Evaluation:
             run_file: None of a system that ranks nothing.
             answers_file: None where the task's metrics judge no answers.
         """
+        folder, fingerprint = self.scoring(run_file, answers_file)
+        with self._stage("scores", folder, fingerprint) as working:
+            if working:
+                self._score(working, fingerprint["metrics"], run_file, answers_file)
+        return folder
+
+    def scoring(
+        self, run_file: Path | None, answers_file: Path | None
+    ) -> tuple[Path, dict[str, Any]]:
+        """Folder and fingerprint of the scores of a run and answers."""
         names = computable(self.task.card.metrics, self.progress.note)
         fingerprint = {
             **self._where,
@@ -298,14 +328,10 @@ class Evaluation:
             "answers": digest_of_file(answers_file) if answers_file else None,
             "metrics": names,
             "retrieves": self.retrieves,
-            "code": digest_of_code("definitions", "metrics", "runs", "evaluation"),
+            "code": digest_of_code("definitions", "metrics", "runs", "evaluation", "statistics"),
             "libraries": {name: metadata.version(name) for name in packages_of(names)},
         }
-        folder = folder_of("scores", self.setup.card.name, fingerprint)
-        with self._stage("scores", folder, fingerprint) as working:
-            if working:
-                self._score(working, names, run_file, answers_file)
-        return folder
+        return folder_of("scores", self.setup.card.name, fingerprint), fingerprint
 
     def _score(
         self,

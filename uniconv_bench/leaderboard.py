@@ -11,12 +11,14 @@ from pathlib import Path
 
 from uniconv_bench.bundles import TOLERANCE, examine
 from uniconv_bench.cards import Profile, SubmissionCard
+from uniconv_bench.definitions import PerTurn
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import atomic_write
 from uniconv_bench.metrics import metric_score
 from uniconv_bench.records import ResultRecord, Score, read_records
 from uniconv_bench.rendering import GAP, escape_markdown, interval, metric_label, percent
 from uniconv_bench.rescoring import Tasks, rescore
+from uniconv_bench.turnscores import scores_at_hand
 
 Outputs = Callable[[ResultRecord], Mapping[str, Path]]
 """A record -> the `run` and `answers` that it was made from; those that are still there."""
@@ -32,6 +34,7 @@ class Entry:
         scores: task -> scores.
         bound: it is given the gold passages, so it has no rank.
         recorded: task -> stages whose scores are as recorded, since their file is not here.
+        by_turn: task -> metric -> scores by turn, where they are at hand.
     """
 
     label: str
@@ -39,6 +42,7 @@ class Entry:
     scores: Mapping[str, Sequence[Score]]
     bound: bool = False
     recorded: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    by_turn: Mapping[str, Mapping[str, PerTurn]] = field(default_factory=dict)
 
 
 @dataclass
@@ -92,7 +96,7 @@ def build(root: Path, tasks: Tasks, outputs: Outputs) -> Built:
         for system in sorted({r.system.name for r in of_profile}):
             own = [r for r in of_profile if r.system.name == system]
             unseen = {r.task.name: recorded[profile, system, r.task.name] for r in own}
-            entries.setdefault(profile, []).append(_own_entry(own, unseen))
+            entries.setdefault(profile, []).append(_own_entry(own, unseen, results))
     submissions = root / "leaderboards" / "submissions"
     for path in sorted(submissions.glob("*")):
         if path.is_file() and not path.is_symlink():
@@ -107,6 +111,7 @@ def build(root: Path, tasks: Tasks, outputs: Outputs) -> Built:
             escape_markdown(found.card.title),
             "submission",
             {t: [metric_score(m, v) for m, v in s.items()] for t, s in found.scores.items()},
+            by_turn=found.scores,
         )
         entries.setdefault(found.card.profile, []).append(entry)
         about.setdefault(found.card.profile, []).append(_about(found.card))
@@ -156,12 +161,16 @@ def _equal(one: Score, other: Score) -> bool:
     return one.n == other.n and all(abs(a - b) <= TOLERANCE for a, b in pairs)
 
 
-def _own_entry(records: Sequence[ResultRecord], recorded: Mapping[str, frozenset[str]]) -> Entry:
+def _own_entry(
+    records: Sequence[ResultRecord], recorded: Mapping[str, frozenset[str]], results: Path
+) -> Entry:
     system = records[0].system
     retriever = system.settings.get("retriever")
     bound = isinstance(retriever, dict) and retriever.get("kind") == "gold"
     scores = {r.task.name: r.scores for r in records}
-    return Entry(escape_markdown(system.title), "ours", scores, bound, recorded)
+    at_hand = scores_at_hand(records, results)
+    by_turn = {r.task.name: at_hand[r.digest] for r in records if r.digest in at_hand}
+    return Entry(escape_markdown(system.title), "ours", scores, bound, recorded, by_turn)
 
 
 def _about(card: SubmissionCard) -> str:
@@ -184,8 +193,9 @@ def _page(profile: Profile, entries: Sequence[Entry], about: Sequence[str], rule
         f"Written by `uniconv-bench leaderboard build`{where}. Every score is computed here from "
         "run and answer files, except in rows marked *as recorded*: those files of ours were not "
         "at hand. Means x 100 with 95 % intervals (bootstrap over conversations). A rank is one "
-        "more than the number of systems whose whole interval lies higher, so systems that the "
-        "intervals do not tell apart share it; it goes by the first metric of a table. "
+        "more than the number of systems that are better by a paired test on the same turns "
+        "(conversations' signs flipped, p < 0.05 after Holm over the pairs of a table), so systems "
+        "that cannot be told apart share it; it goes by the first metric of a table. "
         f"`{GAP}`: not submitted or not measured.",
     ]
     if profile == "sample":
@@ -214,7 +224,11 @@ def _ranking(entries: Sequence[Entry], task: str, stage: str) -> list[str]:
         return []
     first = metrics[0]
     rows.sort(key=lambda row: -row[1][first].mean if first in row[1] else 1.0)
-    rivals = [s[first] for entry, s in rows if first in s and not entry.bound]
+    ranks, by_test = _ranks(
+        {i: (e, s[first]) for i, (e, s) in enumerate(rows) if first in s and not e.bound},
+        task,
+        first,
+    )
     lines = [
         "",
         f"### {stage.capitalize()}",
@@ -222,20 +236,38 @@ def _ranking(entries: Sequence[Entry], task: str, stage: str) -> list[str]:
         f"| Rank | System | Source | {' | '.join(map(metric_label, metrics))} | n |",
         f"| --: | :-- | :-- | {'--: | ' * len(metrics)}--: |",
     ]
-    for entry, scores in rows:
+    for number, (entry, scores) in enumerate(rows):
         own = scores.get(first)
-        rank = GAP if own is None or entry.bound else str(_rank(own, rivals))
+        rank = GAP if own is None or entry.bound else str(ranks[number])
         cells = [_cell(scores.get(metric)) for metric in metrics]
         source = f"{entry.source}, upper bound" if entry.bound else entry.source
         if scores and stage in entry.recorded.get(task, ()):
             source += ", as recorded"
         size = str(own.n) if own is not None else GAP
         lines.append(f"| {' | '.join([rank, entry.label, source, *cells, size])} |")
+    if not by_test:
+        lines += ["", "For lack of some row's scores by turn, ranks here go by intervals alone."]
     return lines
 
 
-def _rank(own: Score, rivals: Sequence[Score]) -> int:
-    return 1 + sum(other.ci95[0] > own.ci95[1] for other in rivals)
+def _ranks(
+    rivals: Mapping[int, tuple[Entry, Score]], task: str, metric: str
+) -> tuple[dict[int, int], bool]:
+    """Row -> rank, and whether tests told the systems apart, not only their intervals."""
+    turns = {
+        row: entry.by_turn[task][metric]
+        for row, (entry, _) in rivals.items()
+        if metric in entry.by_turn.get(task, {})
+    }
+    if len(turns) == len(rivals) and len({frozenset(values) for values in turns.values()}) <= 1:
+        from uniconv_bench.statistics import ranks
+
+        return ranks(turns), True
+    scores = {row: score for row, (_, score) in rivals.items()}
+    return {
+        row: 1 + sum(other.ci95[0] > own.ci95[1] for other in scores.values())
+        for row, own in scores.items()
+    }, False
 
 
 def _cell(score: Score | None) -> str:

@@ -6,17 +6,15 @@ both are imported on first use only.
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from uniconv_bench.definitions import (
     METRICS,
     RETRIEVAL,
     Metric,
+    PerTurn,
     Stage,
     normalise,
     of_stage,
@@ -32,9 +30,7 @@ from uniconv_bench.system import Ranking
 __all__ = [
     "METRICS",
     "Metric",
-    "MetricSummary",
     "PerTurn",
-    "conversation_of",
     "metric_score",
     "missing",
     "normalise",
@@ -42,28 +38,8 @@ __all__ = [
     "reference_scores",
     "score_answers",
     "score_run",
-    "summarise",
     "token_f1",
 ]
-PerTurn = dict[str, float]
-"""turn_id -> value in [0, 1], one entry for every judged turn."""
-
-
-@dataclass(frozen=True, slots=True)
-class MetricSummary:
-    """Mean over the judged turns with its 95 % interval.
-
-    Attributes:
-        mean: a fraction.
-        ci95: percentile bootstrap over conversations.
-        n: turns averaged.
-        conversations: clusters resampled.
-    """
-
-    mean: float
-    ci95: tuple[float, float]
-    n: int
-    conversations: int
 
 
 def missing(judged: Iterable[str], given: Collection[str]) -> list[str]:
@@ -227,51 +203,10 @@ def _of_stage(names: Sequence[str], stage: Stage) -> list[Metric]:
     return metrics
 
 
-def conversation_of(turn_id: str) -> str:
-    """The conversation of `<conversation>_<turn>`; an id of another shape stands alone."""
-    return turn_id.rpartition("_")[0] or turn_id
-
-
-def summarise(
-    per_turn: Mapping[str, float], *, resamples: int = 2000, seed: int = 13
-) -> MetricSummary:
-    """Mean over turns and its 95 % percentile bootstrap interval over conversations.
-
-    Turns of one conversation are not independent, so whole conversations are drawn, and the mean
-    of a draw is over its turns. One conversation alone says nothing of the others: (0, 1).
-
-    Raises:
-        ValueError: no turn, or a value that is not in [0, 1].
-    """
-    import numpy as np
-
-    if not per_turn:
-        raise ValueError("no turn to average")
-    if not all(0 <= value <= 1 for value in per_turn.values()):
-        raise ValueError("a value is not in [0, 1]")
-    clusters: dict[str, list[float]] = defaultdict(list)
-    for turn_id in sorted(per_turn):
-        clusters[conversation_of(turn_id)].append(per_turn[turn_id])
-    count = len(clusters)
-    mean = math.fsum(per_turn.values()) / len(per_turn)
-    if count == 1:
-        return MetricSummary(mean, (0.0, 1.0), len(per_turn), 1)
-    totals = np.array([math.fsum(values) for values in clusters.values()])
-    sizes = np.array([len(values) for values in clusters.values()])
-    # How often each conversation is drawn in each resample.
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
-    means = (draws @ totals) / (draws @ sizes)
-    low, high = np.percentile(means, [2.5, 97.5])
-    if low == high and mean in (0, 1):
-        # Resampling shows no doubt, yet the next one might differ. What can be said is the exact
-        # bound for none (or all) of so many independent conversations.
-        doubt = 1 - 0.025 ** (1 / count)
-        low, high = max(0.0, mean - doubt), min(1.0, mean + doubt)
-    return MetricSummary(mean, (float(low), min(float(high), 1.0)), len(per_turn), count)
-
-
 def metric_score(name: str, per_turn: Mapping[str, float]) -> Score:
     """A metric's values by turn as the score that a result record holds."""
+    from uniconv_bench.statistics import summarise
+
     summary = summarise(per_turn)
     return Score(
         metric=name,

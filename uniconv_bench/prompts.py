@@ -7,6 +7,7 @@ the assistant's reply. Knows tokenizers, no models.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -158,20 +159,10 @@ class PromptFormat:
         return [*self._ids(text), self.end]
 
     def _render(self, utterances: Sequence[Utterance], instruction: str = INSTRUCTION) -> str:
-        messages: list[dict[str, str]] = []
-        for said in utterances:
-            # A dataset's lost or empty answer leaves one side speaking twice, which strict chat
-            # templates refuse.
-            if messages and messages[-1]["role"] == said.role:
-                messages[-1]["content"] += f"\n{said.text}"
-            else:
-                messages.append({"role": said.role, "content": said.text})
-        if self._system_role:
-            messages.insert(0, {"role": "system", "content": instruction})
-        else:
-            messages[0]["content"] = f"{instruction}\n\n{messages[0]['content']}"
         rendered: str = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
+            messages(utterances, instruction, system=self._system_role),
+            tokenize=False,
+            add_generation_prompt=True,
         )
         return rendered
 
@@ -185,6 +176,59 @@ class PromptFormat:
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+
+def messages(
+    utterances: Sequence[Utterance], instruction: str = INSTRUCTION, *, system: bool
+) -> list[dict[str, str]]:
+    """What was said, as chat templates and chat servers take it.
+
+    Args:
+        system: whether the instruction has a message of its own or opens the first one.
+    """
+    found: list[dict[str, str]] = []
+    for said in utterances:
+        # A dataset's lost or empty answer leaves one side speaking twice, which strict chat
+        # templates refuse.
+        if found and found[-1]["role"] == said.role:
+            found[-1]["content"] += f"\n{said.text}"
+        else:
+            found.append({"role": said.role, "content": said.text})
+    if system:
+        return [{"role": "system", "content": instruction}, *found]
+    found[0]["content"] = f"{instruction}\n\n{found[0]['content']}"
+    return found
+
+
+def spoken(
+    turn: Turn, passages: Sequence[Passage], session_words: int, passage_words: int
+) -> list[Utterance]:
+    """Session and passages as utterances, for a model whose tokenizer is not here.
+
+    What `PromptFormat.prompt` has, with lengths in words.
+    """
+    past = list(turn.history)
+    while past and sum(len(u.text.split()) for u in past) + len(turn.query.split()) > session_words:
+        del past[: _exchange(past)]
+    shown = [
+        f"\n[{number}] {_words(passage.contents, passage_words)}"
+        for number, passage in enumerate(passages, 1)
+    ]
+    evidence = f"\n\nPassages:{''.join(shown)}" if shown else ""
+    opening = [OPENING] if past and past[0].role == "assistant" else []
+    return [*opening, *past, Utterance("user", turn.query + evidence)]
+
+
+def transcript(utterances: Sequence[Utterance]) -> str:
+    """A conversation as one text that a model goes on with, for one that knows no roles."""
+    said = [f"{u.role.capitalize()}: {u.text}" for u in utterances]
+    return "\n".join([INSTRUCTION, "", *said, "Assistant:"])
+
+
+def _words(text: str, most: int) -> str:
+    """The first words, as they stand."""
+    found = list(re.finditer(r"\S+", text))
+    return text if len(found) <= most else text[: found[most - 1].end()]
 
 
 def _exchange(history: Sequence[Utterance]) -> int:

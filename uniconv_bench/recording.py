@@ -17,6 +17,7 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of_file, read_json
 from uniconv_bench.records import ResultRecord
 from uniconv_bench.system_cards import SystemCard
+from uniconv_bench.turnscores import write_scores
 from uniconv_bench.whole import unchecked
 
 if TYPE_CHECKING:
@@ -104,15 +105,17 @@ def scores_of(folder: Path) -> tuple[records.Score, ...]:
     return tuple(records.Score.model_validate_json(json.dumps(row)) for row in rows)
 
 
-def kept(record: ResultRecord, results: Path) -> tuple[ResultRecord, Path, bool]:
+def kept(record: ResultRecord, scores: Path, results: Path) -> tuple[ResultRecord, Path, bool]:
     """Writes a record into a folder of results, unless one that says the same is there.
 
-    Only where it was made, when and at what cost is no reason to replace a record.
+    Only where it was made, when and at what cost is no reason to replace a record. Its scores by
+    turn come beside it either way.
 
     Returns:
         The record that the folder holds now, its path, and whether it was written.
     """
     path = records.record_path(results, record)
+    write_scores(scores, path)
     there = _readable(path)
     if there is not None and _said(there) == _said(record):
         return there, path, False

@@ -57,6 +57,17 @@ def markdown(grid: Grid) -> str:
     return "\n".join([*lines, "", *(f"- {escape_markdown(note)}" for note in grid.notes)]) + "\n"
 
 
+def markdown_rows(rows: Sequence[Mapping[str, str]]) -> str:
+    """Equal rows of text as a pipe table; the keys of the first are the columns."""
+    lines = [_pipes([*map(escape_markdown, rows[0])]), _pipes([":--"] * len(rows[0]))]
+    return "\n".join([*lines, *(_pipes([*map(escape_markdown, row.values())]) for row in rows)])
+
+
+def html_cells(row: Row, grid: Grid) -> list[str]:
+    """A row's figures as HTML, which holds nothing but numbers and marks of ours."""
+    return _cells(row, grid, "<b>{}</b>", "<i>{}</i>", "{} <small>{}</small>")
+
+
 def latex(grid: Grid) -> str:
     """A table over two columns, for the booktabs package, its notes as the caption."""
     tasks = dict.fromkeys(task for task, _ in grid.columns)
@@ -91,6 +102,20 @@ def latex(grid: Grid) -> str:
         r"\end{tabular}",
         f"\\caption{{{' '.join(escape_latex(note) for note in grid.notes)}}}",
         r"\end{table*}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def latex_document(grid: Grid) -> str:
+    """The same table as a document of its own."""
+    lines = [
+        r"\documentclass{article}",
+        r"\usepackage[T1]{fontenc}",
+        r"\usepackage[landscape,margin=1cm]{geometry}",
+        r"\usepackage{booktabs}",
+        r"\begin{document}",
+        latex(grid).rstrip(),
+        r"\end{document}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -130,6 +155,11 @@ def interval(score: Score) -> str:
     return f"[{percent(score.ci95[0])}, {percent(score.ci95[1])}]"
 
 
+def p_text(p: float) -> str:
+    """`p = 0.012`, or `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
 def metric_label(metric: str) -> str:
     """`ndcg@3` as `NDCG@3`; the name itself of a metric that this version does not know."""
     try:
@@ -146,6 +176,11 @@ def escape_markdown(text: str) -> str:
     # Bare addresses become links by themselves; the cutoff of a metric is none.
     text = re.sub(r"@(?!\d+(?![\w.-]))", "&#64;", text).replace("://", "&#58;//")
     return re.sub(r"(?i)(www|mailto|xmpp)([.:])", lambda m: f"{m[1]}&#{ord(m[2])};", text)
+
+
+def csv_cell(text: str) -> str:
+    """Any text as a cell that no spreadsheet takes for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def escape_latex(text: str) -> str:

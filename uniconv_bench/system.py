@@ -10,12 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from uniconv_bench.cards import TaskCard
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.files import digest_of
 from uniconv_bench.system_cards import Inference
+
+if TYPE_CHECKING:
+    from uniconv_bench.reader import Memories
 
 Ranking = list[tuple[str, float]]
 """(passage_id, score), best first."""
@@ -57,6 +60,9 @@ class Corpus(Protocol):
 
     def __iter__(self) -> Iterator[Passage]: ...
 
+    def between(self, start: int, stop: int) -> list[Passage]:
+        """The passages of these rows, whatever comes before them unread."""
+
     def __getitem__(self, passage_id: str) -> Passage:
         """Raises KeyError if there is no such passage."""
 
@@ -82,6 +88,10 @@ class InMemory:
 
     def __iter__(self) -> Iterator[Passage]:
         return iter(self._passages.values())
+
+    def between(self, start: int, stop: int) -> list[Passage]:
+        """The passages of these rows."""
+        return list(self._passages.values())[start:stop]
 
     def __getitem__(self, passage_id: str) -> Passage:
         """Raises KeyError if there is no such passage."""
@@ -116,12 +126,14 @@ class Context:
         backbone: name or folder of the pretrained weights for this profile; empty without any.
         inference: limits, depth and precision.
         adapters: trained adapters by their name on the card.
+        index: folder of embeddings made elsewhere, in place of those in the cache.
     """
 
     task: TaskCard
     backbone: str
     inference: Inference
     adapters: Mapping[str, Path]
+    index: Path | None = None
 
 
 class Retriever(Protocol):
@@ -139,6 +151,20 @@ class Retriever(Protocol):
         """
 
 
+@runtime_checkable
+class Encoding(Protocol):
+    """A retriever that embeds passages, which can be done beforehand and elsewhere."""
+
+    def embeddings(self, corpus: Corpus) -> tuple[Path, dict[str, Any]]:
+        """Folder and fingerprint of a corpus's embeddings, be they there or not."""
+
+    def encode(self, corpus: Corpus, progress: Progress) -> Any:
+        """Makes them if they are not there."""
+
+    def check(self, corpus: Corpus) -> None:
+        """Raises UserError if embeddings made elsewhere do not fit."""
+
+
 class Generator(Protocol):
     """Answers turns from their session and evidence. Built as `Class(card table, Context)`."""
 
@@ -149,3 +175,26 @@ class Generator(Protocol):
         self, turns: Sequence[Turn], evidence: Mapping[str, Sequence[Passage]], progress: Progress
     ) -> Iterator[Answer]:
         """One answer a turn, in any order; `evidence` is keyed by turn id and may be empty."""
+
+
+@runtime_checkable
+class Ranks(Protocol):
+    """A retriever that can be asked one turn at a time and remembers what it has read."""
+
+    def rank(
+        self, turn: Turn, corpus: Corpus, depth: int, memories: Memories, progress: Progress
+    ) -> Ranking:
+        """The ranking that `retrieve` gives, to rounding."""
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A generator that can be asked one turn at a time and tells its answer as it comes."""
+
+    def stream(
+        self, turn: Turn, passages: Sequence[Passage], memories: Memories, progress: Progress
+    ) -> Iterator[str]:
+        """The answer that `generate` gives, in pieces."""
+
+    def shown(self, turn: Turn, passages: Sequence[Passage], progress: Progress) -> str:
+        """The prompt as the model gets it."""

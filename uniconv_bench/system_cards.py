@@ -15,6 +15,8 @@ from uniconv_bench.cards import Card, Name, Positive, Profile
 from uniconv_bench.conversation import QueryForm, SessionMask
 from uniconv_bench.training_cards import ByProfile, Training
 
+NonEmpty = Annotated[str, Field(min_length=1)]
+
 
 class DenseRetriever(Card):
     """A decoder's EOS embedding as query and passage encoder."""
@@ -104,6 +106,43 @@ class LlmGenerator(Card):
     adapter: str | None = None
     session_mask: SessionMask = "none"
     """What answers see of the session, as the adapter's training has it."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """0: the likeliest token each time; else tokens are drawn."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Tokens are drawn from the likeliest that have this probability together."""
+    seed: int = 0
+    """Of the drawing; each turn draws by itself."""
+    stop: tuple[NonEmpty, ...] = ()
+    """Texts before which an answer ends."""
+
+
+class EndpointGenerator(Card):
+    """A model behind an OpenAI-compatible server: vLLM, llama.cpp, transformers serve, any API.
+
+    Its tokenizer is not here, so `session_tokens` and `passage_tokens` count words.
+    """
+
+    kind: Literal["endpoint"]
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$")]
+    """Where its interface begins, as `http://localhost:8000/v1`."""
+    model: NonEmpty
+    """As the server names it."""
+    form: Literal["chat", "completion"] = "chat"
+    """`completion`: the conversation as one text, for models that are not tuned to chat."""
+    instruction: Literal["system", "user"] = "system"
+    """Whose words the instruction is; some models' templates refuse a system's."""
+    key: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    """The environment variable that holds the key; never the key itself."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: int = 0
+    stop: tuple[NonEmpty, ...] = ()
+    concurrency: Positive = 4
+    """Requests at a time."""
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds without a byte after which a request is given up and made again."""
+    tries: Positive = 6
+    """How often a request is made before the run stops; waits double in between."""
 
 
 class CustomPart(Card):
@@ -124,7 +163,9 @@ RetrieverCard = Annotated[
     Discriminator(_part),
 ]
 GeneratorCard = Annotated[
-    Annotated[LlmGenerator, Tag("llm")] | Annotated[CustomPart, Tag("module:Class")],
+    Annotated[LlmGenerator, Tag("llm")]
+    | Annotated[EndpointGenerator, Tag("endpoint")]
+    | Annotated[CustomPart, Tag("module:Class")],
     Discriminator(_part),
 ]
 
@@ -143,6 +184,12 @@ class Inference(ByProfile):
     """`merged`: adapters are added to the weights, in float32, before those are rounded to `dtype`:
     faster, but a large model passes through memory in float32. `beside`: they stay apart."""
     encode_batch_tokens: Positive = 4096
+    embedding_dtype: Literal["float32", "float16"] = "float32"
+    """Of passages' embeddings on disk; queries and scores are float32."""
+    index: Annotated[str, Field(min_length=1)] = "exact"
+    """`exact`, or a factory string of faiss: `Flat`, `HNSW32`, `IVF4096,PQ64`, ..."""
+    index_search: str = ""
+    """Its search settings, as faiss writes them: `nprobe=32`, `efSearch=128`."""
     decode_batch_size: Positive = 16
 
 

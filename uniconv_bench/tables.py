@@ -7,19 +7,73 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from uniconv_bench.cards import CUT
+from uniconv_bench import footnotes
+from uniconv_bench.definitions import PerTurn
 from uniconv_bench.errors import UserError, unknown_name
+from uniconv_bench.footnotes import PART, distinct
 from uniconv_bench.records import ResultRecord, Score
-from uniconv_bench.rendering import Column, Grid, Row, latex, markdown, metric_label
+from uniconv_bench.rendering import (
+    Column,
+    Grid,
+    Row,
+    csv_cell,
+    latex,
+    latex_document,
+    markdown,
+    metric_label,
+)
 
 if TYPE_CHECKING:
     from uniconv_bench.cards import Reported
 
 METRICS = ("ndcg@3", "recall@10", "f1")
-PART = "part of the dataset"
+PAPER_TASKS = ("topiocqa", "qrecc", "orquac", "inscit", "faithdial")
+TurnScores = Mapping[str, Mapping[str, PerTurn]]
+"""Digest of a record -> metric -> its scores by turn, where they are at hand."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One of the paper's tables.
+
+    Attributes:
+        metrics: its columns of each task.
+        systems: its rows; none named: all that have any of the metrics.
+    """
+
+    metrics: tuple[str, ...]
+    systems: tuple[str, ...] = ()
+
+
+PAPER = {
+    "retrieval": Selection(("ndcg@3", "recall@10")),
+    "generation": Selection(("f1",)),
+    "ablation": Selection(
+        ("ndcg@3", "f1"),
+        (
+            "uniconv",
+            *("uniconv-no-cii", "uniconv-no-ddm", "uniconv-no-retrieval", "uniconv-no-generation"),
+        ),
+    ),
+}
+
+
+def of_paper(name: str, records: Sequence[ResultRecord]) -> list[ResultRecord]:
+    """The records that one of the paper's tables is made of, task by task in its order."""
+    chosen = PAPER[name]
+    systems = chosen.systems or distinct(record.system.name for record in records)
+    return [
+        record
+        for task in PAPER_TASKS
+        for system in systems
+        for record in records
+        if (record.task.name, record.system.name) == (task, system)
+        and any(score.metric in chosen.metrics for score in record.scores)
+    ]
 
 
 def table(
@@ -28,28 +82,37 @@ def table(
     *,
     format: str = "markdown",
     metrics: Sequence[str] = METRICS,
+    turn_scores: TurnScores | None = None,
 ) -> str:
     """Systems as rows, task x metric as columns; means x 100 with their 95 % intervals.
 
-    In a column the best mean is bold, and so is every mean whose interval overlaps the best's.
+    In a column the best mean is bold, and so is every mean that a paired test does not tell apart
+    from it, after Holm over the table. A column that lacks scores by turn goes by whether intervals
+    overlap, and a note says so.
 
     Args:
         records: of one profile, each task and system once; rows in order of appearance.
         reported: task -> figures printed elsewhere; shown at profile `full` only, and not beside a
             part of the dataset, or what may be one.
-        format: `markdown`, `latex` (needs the booktabs package) or `csv` (fractions, unrounded).
+        format: `markdown`, `latex` (needs the booktabs package), `latex-document` (the
+            same, to be compiled alone) or `csv` (fractions, unrounded).
         metrics: columns of each task, where measured.
+        turn_scores: those at hand.
 
     Raises:
         UserError: nothing to show, mixed profiles or data, limited or repeated records.
     """
-    renderers: dict[str, Callable[[Grid], str]] = {"markdown": markdown, "latex": latex}
+    renderers: dict[str, Callable[[Grid], str]] = {
+        "markdown": markdown,
+        "latex": latex,
+        "latex-document": latex_document,
+    }
     if format not in (*renderers, "csv"):
         raise unknown_name("table format", format, [*renderers, "csv"])
-    _refuse_unfair(records)
     if format == "csv":
+        _refuse_unfair(records)
         return _csv(records, metrics)
-    return renderers[format](_grid(records, reported or {}, metrics))
+    return renderers[format](grid(records, reported or {}, metrics, turn_scores or {}))
 
 
 def interval_overlap(one: Score, other: Score) -> bool:
@@ -60,7 +123,7 @@ def interval_overlap(one: Score, other: Score) -> bool:
 def _refuse_unfair(records: Sequence[ResultRecord]) -> None:
     if not records:
         raise UserError("no record to show", mend="run a system on a task first")
-    profiles = _distinct(r.task.profile for r in records)
+    profiles = distinct(r.task.profile for r in records)
     if len(profiles) > 1:
         raise UserError(f"records of profiles {', '.join(profiles)}: no table mixes profiles")
     seen: dict[tuple[str, str], str] = {}
@@ -84,29 +147,45 @@ def _refuse_unfair(records: Sequence[ResultRecord]) -> None:
             )
 
 
-def _grid(
+def grid(
     records: Sequence[ResultRecord],
     reported: Mapping[str, Sequence[Reported]],
     metrics: Sequence[str],
+    turn_scores: TurnScores,
 ) -> Grid:
-    tasks = _distinct(r.task.name for r in records)
+    """As `table`, before it takes a format."""
+    _refuse_unfair(records)
+    tasks = distinct(r.task.name for r in records)
     measured = {(r.task.name, s.metric) for r in records for s in r.scores}
     columns = tuple((t, m) for t in tasks for m in metrics if (t, m) in measured)
     if not columns:
         raise UserError(f"no record has any of the metrics {', '.join(metrics)}")
-    rows = []
+    below = [*footnotes.of_tasks(records, columns), *footnotes.of_setting(records)]
+    rows, by_turn = [], {}
     titles = _titles(records)
     for name in titles:
         own = [r for r in records if r.system.name == name]
         scores = {(r.task.name, s.metric): s for r in own for s in r.scores}
         rows.append(Row(titles[name], scores, _is_bound(own[0]), {}))
+        for record in own:
+            for metric, values in turn_scores.get(record.digest, {}).items():
+                by_turn[titles[name], (record.task.name, metric)] = values
     partly = {r.task.name for r in records if r.task.part or r.task.unchecked}
     whole = {r.task.name for r in records if r.task.profile == "full"} - partly
     reported = {task: figures for task, figures in reported.items() if task in whole}
     published = _published(columns, reported, titles)
     rows += [Row(label, {}, False, figures) for label, figures in published[0].items()]
-    notes = [*_reading(records, rows), *_per_task(records, columns), *_setting(records)]
-    return Grid(columns, tuple(rows), _best(columns, rows), (*notes, *published[1]))
+    best, rule = _best(columns, rows, by_turn)
+    bounds = [row.label for row in rows if row.bound]
+    given = f"{', '.join(bounds)}: is given the gold passages, never bold."
+    notes = [
+        f"Mean x 100 and 95 % interval (bootstrap over conversations). {rule}",
+        *([given] if bounds else []),
+        *footnotes.of_profile(records),
+        *below,
+        *published[1],
+    ]
+    return Grid(columns, tuple(rows), best, tuple(notes))
 
 
 def _titles(records: Sequence[ResultRecord]) -> dict[str, str]:
@@ -121,15 +200,54 @@ def _is_bound(record: ResultRecord) -> bool:
     return isinstance(retriever, dict) and retriever.get("kind") == "gold"
 
 
-def _best(columns: Sequence[Column], rows: Sequence[Row]) -> frozenset[tuple[str, Column]]:
-    best = set()
+def _best(
+    columns: Sequence[Column],
+    rows: Sequence[Row],
+    by_turn: Mapping[tuple[str, Column], PerTurn],
+) -> tuple[frozenset[tuple[str, Column]], str]:
+    """What is bold, and by which rule."""
+    best: set[tuple[str, Column]] = set()
+    p_values: dict[tuple[str, Column], float] = {}
+    plain = []
     for column in columns:
         rivals = {r.label: r.scores[column] for r in rows if column in r.scores and not r.bound}
         if len(rivals) < 2:
             continue
-        top = max(rivals.values(), key=lambda score: score.mean)
-        best |= {(n, column) for n, score in rivals.items() if interval_overlap(score, top)}
-    return frozenset(best)
+        top = max(rivals, key=lambda label: rivals[label].mean)
+        if any((label, column) not in by_turn for label in rivals):
+            plain.append(f"{column[0]} {metric_label(column[1])}")
+            best |= {(n, column) for n, s in rivals.items() if interval_overlap(s, rivals[top])}
+            continue
+        best.add((top, column))
+        turns = {label: by_turn[label, column] for label in rivals}
+        p_values |= {(n, column): _p(top, n, column, turns) for n in rivals if n != top}
+    if p_values:
+        from uniconv_bench.statistics import LEVEL, holm
+
+        best |= {cell for cell, p in holm(p_values).items() if p >= LEVEL}
+    return frozenset(best), _rule(len(p_values), plain)
+
+
+def _p(one: str, other: str, column: Column, turns: Mapping[str, PerTurn]) -> float:
+    from uniconv_bench.statistics import p_value
+
+    if turns[one].keys() != turns[other].keys():
+        where = " ".join(column)
+        raise UserError(f"{one} and {other} were averaged over different turns of {where}")
+    return p_value(turns[one], turns[other])
+
+
+def _rule(tested: int, plain: Sequence[str]) -> str:
+    overlap = "the best of a column and all whose interval overlaps the best's"
+    if not tested:
+        return f"Bold: {overlap}."
+    rule = (
+        "Bold: the best of a column and all that a paired test does not tell apart from it "
+        f"(conversations' signs flipped, p < 0.05 after Holm over the table's {tested} comparisons)"
+    )
+    if plain:
+        rule += f"; for lack of scores by turn, in {', '.join(plain)} {overlap}"
+    return f"{rule}."
 
 
 def _published(
@@ -152,108 +270,6 @@ def _published(
     return dict(sorted(rows.items())), notes
 
 
-def _reading(records: Sequence[ResultRecord], rows: Sequence[Row]) -> list[str]:
-    notes = [
-        "Mean x 100 and 95 % interval (bootstrap over conversations). "
-        "Bold: the best of a column and all whose interval overlaps the best's."
-    ]
-    bounds = [row.label for row in rows if row.bound]
-    if bounds:
-        notes.append(f"{', '.join(bounds)}: is given the gold passages, never bold.")
-    if _profile(records) == "sample":
-        notes.append(
-            "Profile sample: the data is small and was written by this project, so no figure here "
-            "is comparable with a published one."
-        )
-    elif _profile(records) == "mini":
-        notes.append(
-            "Profile mini: real turns over a reduced corpus, so no figure here is comparable with "
-            "a published one."
-        )
-    else:
-        parts = _distinct(r.task.name for r in records if r.task.part)
-        but = f", but {PART} of {', '.join(parts)}" if parts else ""
-        unknown = _distinct(
-            f"{what} of {r.task.name}" for r in records for what in r.task.unchecked
-        )
-        if unknown:
-            but += f"; not held against a published count: {', '.join(unknown)}"
-        notes.append(f"Profile full: the whole dataset and corpus{but}.")
-    return notes
-
-
-def _per_task(records: Sequence[ResultRecord], columns: Sequence[Column]) -> list[str]:
-    notes = []
-    for task in _distinct(task for task, _ in columns):
-        own = [r for r in records if r.task.name == task]
-        alike: dict[tuple[int, int], list[str]] = {}
-        for metric in (m for t, m in columns if t == task):
-            scores = [s for r in own for s in r.scores if s.metric == metric]
-            sizes = {(s.n, s.conversations) for s in scores}
-            if len(sizes) > 1:
-                raise UserError(f"systems were averaged over different turns of {task}, {metric}")
-            (size,) = sizes
-            alike.setdefault(size, []).append(metric_label(metric))
-        parts = [
-            f"{', '.join(labels)} n = {n} turns of {conversations} conversations"
-            for (n, conversations), labels in alike.items()
-        ]
-        where = f"{own[0].task.split} split, version {own[0].task.version}"
-        notes.append(f"{task} ({where}): {'; '.join(parts)}.")
-        if own[0].task.part:
-            notes.append(
-                f"{task}: {PART}, {'; '.join(own[0].task.part)}, so no figure of it is comparable "
-                "with a published one."
-            )
-        official = own[0].task.split.removesuffix(CUT)
-        if official != own[0].task.split:
-            notes.append(
-                f"{task}: conversations of {official} were cut into a training and a test part, "
-                "for engineering; it is not the paper's split."
-            )
-        for record in own:
-            lost = _lost(record)
-            if lost:
-                notes.append(f"{record.system.title} on {task}: {lost}.")
-    return notes
-
-
-def _lost(record: ResultRecord) -> str:
-    counts, parts = record.counts, []
-    stages = {score.stage for score in record.scores}
-    if counts.missing_run and "retrieval" in stages:
-        parts.append(f"{counts.missing_run} of {counts.judged_retrieval} judged turns not ranked")
-    if counts.missing_answers and "generation" in stages:
-        parts.append(
-            f"{counts.missing_answers} of {counts.judged_generation} judged turns not answered"
-        )
-    return " and ".join(parts) + " (each counted as 0)" if parts else ""
-
-
-def _setting(records: Sequence[ResultRecord]) -> list[str]:
-    """Backbones, code and machines."""
-    backbones: dict[str, list[str]] = {}
-    for record in records:
-        system, revision = record.system, record.system.backbone_revision
-        name = system.backbone or "none"
-        users = backbones.setdefault(f"{name} ({revision})" if revision else name, [])
-        if system.title not in users:
-            users.append(system.title)
-    if len(backbones) == 1:
-        notes = [f"Backbone: {next(iter(backbones))}."]
-    else:
-        listed = [f"{name}: {', '.join(users)}" for name, users in backbones.items()]
-        notes = [f"Backbones: {'; '.join(listed)}."]
-    code = []
-    for record in records:
-        made = record.provenance
-        commit = f", commit {made.commit[:12]}" if made.commit else ""
-        code.append(f"{made.package}{commit}{' with changes' if made.dirty else ''}")
-    hardware = _distinct(r.provenance.hardware for r in records)
-    notes.append(f"uniconv-bench {'; '.join(_distinct(code))}. Hardware: {'; '.join(hardware)}.")
-    return notes
-
-
 def _csv(records: Sequence[ResultRecord], metrics: Sequence[str]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -264,14 +280,6 @@ def _csv(records: Sequence[ResultRecord], metrics: Sequence[str]) -> str:
             if score is not None:
                 task = record.task
                 profile = f"{task.profile}, {PART}" if task.part else task.profile
-                row = [profile, record.system.name, task.name, metric]
+                row = [profile, *map(csv_cell, (record.system.name, task.name)), metric]
                 writer.writerow([*row, score.mean, *score.ci95, score.n])
     return stream.getvalue()
-
-
-def _profile(records: Sequence[ResultRecord]) -> str:
-    return records[0].task.profile
-
-
-def _distinct(values: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(values))

@@ -26,7 +26,8 @@ from uniconv_bench.errors import UserError
 if TYPE_CHECKING:
     from uniconv_bench.records import ResultRecord
 
-Format = Literal["markdown", "latex", "csv"]
+Format = Literal["markdown", "latex", "latex-document", "csv"]
+Paper = Literal["retrieval", "generation", "ablation"]
 RESULTS = Path("results")
 
 
@@ -45,7 +46,7 @@ def score(
     as_json: JsonOption = False,
 ) -> None:
     """Score a run and answers: of a task, or bare files with --qrels and --references."""
-    from uniconv_bench import display, metrics, origin, runs
+    from uniconv_bench import display, metrics, origin, runs, statistics
     from uniconv_bench.definitions import computable, of_stage
     from uniconv_bench.task import load_task
 
@@ -96,7 +97,7 @@ def score(
         raise UserError(f"nothing to score{what}", mend=mend)
     if of and of.part:
         note(f"{of.card.name}: part of the dataset, {'; '.join(of.part)}")
-    scores = {name: asdict(metrics.summarise(values)) for name, values in per_turn.items()}
+    scores = {name: asdict(statistics.summarise(values)) for name, values in per_turn.items()}
     if as_json:
         print_json({"scores": scores})
         return
@@ -121,15 +122,18 @@ def rescore(
     """
     from uniconv_bench.evaluate import rescored
     from uniconv_bench.records import read_records, record_path, write_record
+    from uniconv_bench.turnscores import write_scores
 
     rows = []
     for record in read_records(results / profile):
         path = record_path(results, record)
-        new = rescored(record, progress=progress())
-        if new is None:
+        found = rescored(record, progress=progress())
+        if found is None:
             note(f"{path}: left as it is, as this cache lacks its run or answers; run it again")
-        elif (new.scores, new.provenance) != (record.scores, record.provenance):
-            write_record(new, path)
+            continue
+        new, scores = found
+        if (new.scores, new.provenance) != (record.scores, record.provenance):
+            write_scores(scores, write_record(new, path))
             rows.append({"record": str(path), "metrics": [score.metric for score in new.scores]})
     if as_json:
         print_json(rows)
@@ -148,6 +152,7 @@ def table(
         list[str] | None, typer.Option("--system", "-s", help="Only this one; sets the order.")
     ] = None,
     metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help="Columns.")] = None,
+    paper: Annotated[Paper | None, typer.Option(help="One of the paper's tables.")] = None,
     format: Annotated[Format, typer.Option(help="How to write it.")] = "markdown",
     output: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
     as_json: JsonOption = False,
@@ -157,6 +162,7 @@ def table(
     from uniconv_bench.definitions import parse_metric
     from uniconv_bench.files import atomic_write, require_folder
     from uniconv_bench.records import read_records
+    from uniconv_bench.turnscores import scores_at_hand
 
     if results != RESULTS:  # it was named; without the default one nothing has been run
         require_folder(results, "--results")
@@ -171,15 +177,18 @@ def table(
         if chosen:
             records = [r for r in records if name_of(r) in chosen]
             records.sort(key=lambda record: chosen.index(name_of(record)))
+    if paper is not None:
+        records = tables.of_paper(paper, records)
     shipped = set(registry.task_names())
     measured = {record.task.name for record in records}
     reported = {name: registry.task_card(name)[0].reported for name in sorted(measured & shipped)}
-    columns = tuple(metric or tables.METRICS)
+    columns = tuple(metric or (tables.PAPER[paper].metrics if paper else tables.METRICS))
     absent = set(columns) - {score.metric for record in records for score in record.scores}
     for name in columns if metric else ():
         if name in absent:
             note(f"no record has {parse_metric(name).name}: it is left out")
-    text = tables.table(records, reported, format=format, metrics=columns)
+    at_hand = scores_at_hand(records, results)
+    text = tables.table(records, reported, format=format, metrics=columns, turn_scores=at_hand)
     if as_json:
         text = json.dumps(
             [

@@ -34,9 +34,11 @@ from uniconv_bench.commands.shared import (
     tasks_of,
 )
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import require_writable
+from uniconv_bench.files import require_folder, require_writable
 
 if TYPE_CHECKING:
+    from uniconv_bench.cards import TaskCard
+    from uniconv_bench.planning import IndexCost
     from uniconv_bench.records import ResultRecord
 
 
@@ -50,6 +52,9 @@ def prepare(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List files, licence, disk and time; do nothing.")
     ] = False,
+    planned_for: Annotated[
+        str, typer.Option("--system", help="--dry-run: whose index of the passages to plan.")
+    ] = "uniconv",
     accept_licence: Annotated[
         bool,
         typer.Option("--accept-licence", help="Accept terms that are non-commercial or unstated."),
@@ -84,7 +89,7 @@ def prepare(
     one_task_for(data_dir, tasks, profile)
     stage.check_options(profile, allow_absent=allow_absent, allow_part=allow_part)
     if dry_run:
-        _costs(tasks, profile, data_dir, accept_licence, as_json)
+        _costs(tasks, profile, data_dir, accept_licence, planned_for, as_json)
         return
     found: dict[str, dict[str, Any]] = {}
     trainable = True
@@ -137,9 +142,10 @@ def _costs(
     profile: Profile,
     data_dir: Path | None,
     accept_licence: bool,
+    system: str,
     as_json: bool,
 ) -> None:
-    """What `prepare` would read and fetch, and what that takes; touches nothing."""
+    """What `prepare` would read and fetch, and what that and an index take; touches nothing."""
     from uniconv_bench import display, fetch, prepare
 
     found: list[dict[str, Any]] = []
@@ -148,7 +154,9 @@ def _costs(
         shipped = path.parent / "sample" / card.name if profile == "sample" else None
         plan = fetch.plan(card, profile, data_dir or shipped)
         ready = data_dir is None and prepare.is_prepared(card, path, profile)
-        found.append({**plan.to_json(), "prepared": ready})
+        indexes = _indexes(card, profile, system)
+        told = [cost.to_json() for cost in indexes]
+        found.append({**plan.to_json(), "prepared": ready, "indexes": told})
         if not as_json:
             if plan.lines:
                 rows = [line.to_row() for line in plan.lines]
@@ -156,8 +164,21 @@ def _costs(
             waiting = not (ready or accept_licence or data_dir or shipped)
             note(fetch.licence_line(card, download=waiting))
             note("prepared already: nothing to do" if ready else plan.cost())
+            for cost in indexes:
+                note(f"index {cost.index} ({system}): {cost.told()}")
     if as_json:
         print_json(found)
+
+
+def _indexes(card: TaskCard, profile: Profile, system: str) -> list[IndexCost]:
+    """What each kind of index of a task's passages takes; nothing if their number is not known."""
+    from uniconv_bench import planning
+
+    passages = planning.passages_of(card, profile)
+    dimension = planning.dimension_of(registry.system_card(system)[0], profile)
+    if passages is None or dimension is None:
+        return []
+    return planning.index_costs(passages, dimension, planning.measured())
 
 
 def train(
@@ -189,20 +210,50 @@ def train(
     print_paths(rows, "folder", as_json, f"uniconv-bench run --task all --system {system[0]}")
 
 
+def encode(
+    task: TaskOption,
+    system: SystemOption,
+    profile: ProfileOption = "sample",
+    as_json: JsonOption = False,
+) -> None:
+    """Embed the passages of a task; several processes at once share the work.
+
+    Start it as often as there are GPUs, by hand or as `accelerate launch -m uniconv_bench encode`.
+    """
+    from uniconv_bench import evaluate
+
+    rows = []
+    for one, other in pairs_of(task, system, profile, None):
+        path = evaluate.encode(one, other, profile, progress=progress())
+        rows.append({"task": one, "system": other, "index": str(path)})
+    command = command_of("retrieve", "--task", one, "--system", other, profile=profile)
+    print_paths(rows, "index", as_json, command)
+
+
 def retrieve(
     task: TaskOption,
     system: SystemOption,
     profile: ProfileOption = "sample",
     limit: LimitOption = None,
+    index: Annotated[
+        Path | None,
+        typer.Option(help="Folder of embeddings that `encode` made, perhaps elsewhere."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Rank passages for every test turn; writes TREC run files."""
     from uniconv_bench import evaluate
 
     rows = []
-    for one, other in pairs_of(task, system, profile, limit):
+    pairs = pairs_of(task, system, profile, limit)
+    if index is not None:
+        if len(pairs) > 1:
+            what = "--index holds the embeddings of one task by one system"
+            raise UserError(what, mend="name one --task and one --system")
+        require_folder(index, "--index")
+    for one, other in pairs:
         announce("retrieve", one, other, profile, limit, stages=("train", "retrieve"))
-        path = evaluate.retrieve(one, other, profile, limit=limit, progress=progress())
+        path = evaluate.retrieve(one, other, profile, limit=limit, index=index, progress=progress())
         rows.append({"task": one, "system": other, "run": str(path)})
     print_paths(
         rows, "run", as_json, command_of("score", "--task", one, "--run", path, profile=profile)

@@ -97,7 +97,8 @@ def _contradicted(
     turns: Sequence[Turn], gold: Mapping[str, list[Passage]]
 ) -> dict[str, list[Passage]]:
     """Gold passages with a number or name in them replaced that the reference has and the session
-    does not: the answer, as far as a pattern can tell."""
+    does not: the answer, as far as a pattern can tell.
+    """
     names = sorted({name for t in turns for r in t.references for name in NAME.findall(r)})
     found = {}
     for turn in turns:

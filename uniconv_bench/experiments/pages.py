@@ -22,11 +22,11 @@ from uniconv_bench.rendering import GAP, escape_markdown
 from uniconv_bench.statistics import FEW
 
 PAGE, CSV = "study.md", "means.csv"
+NOT_COMPARABLE = "so no figure here is comparable with a published one."
 NOTES = {
-    "sample": "Profile sample: the data is small and was written by this project, so no figure here "
-    "is comparable with a published one.",
-    "mini": "Profile mini: real turns over a reduced corpus, so no figure here is comparable with a "
-    "published one.",
+    "sample": "Profile sample: the data is small and was written by this project, "
+    + NOT_COMPARABLE,
+    "mini": f"Profile mini: real turns over a reduced corpus, {NOT_COMPARABLE}",
     "full": "Profile full: the whole dataset and corpus.",
 }
 

@@ -1,5 +1,6 @@
 """What a study found, in a few plain sentences: what was expected first, then what else is told
-apart, and what cannot be."""
+apart, and what cannot be.
+"""
 
 from __future__ import annotations
 

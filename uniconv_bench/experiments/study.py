@@ -76,7 +76,7 @@ def conduct(card: StudyCard, profile: Profile, *, progress: Progress) -> Outcome
         for task in tasks:
             progress.note(f"{card.name}: {label}, on {task.card.name}")
             found[label, task.card.name] = _measured(card, condition, setups[label], task, progress)
-    for (label, name), measured in found.items():
+    for (_, name), measured in found.items():
         base = found[card.baseline, name]
         for extra in card.extras:
             measured.values[extra] = _extra(extra, measured, base)

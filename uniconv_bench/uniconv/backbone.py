@@ -35,6 +35,7 @@ class Backbone:
     Attributes:
         name: the name on cards: of the table, `hub:<owner>/<name>@<revision>`, or a folder's path.
         parameters: how many, about; of what is not in the table it is not known.
+        dimension: of its states, and so of embeddings.
         hub: repository on the hub.
         hub_revision: the commit there that is meant.
         manual: how a person gets weights that cannot be fetched.
@@ -45,6 +46,7 @@ class Backbone:
     title: str
     licence: str = "unknown"
     parameters: int = 135_000_000
+    dimension: int | None = None
     note: str = ""
     hub: str | None = None
     hub_revision: str | None = None

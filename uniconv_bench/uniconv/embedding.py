@@ -39,4 +39,9 @@ def embed(model: Any, rows: Sequence[Sequence[int]], pad: int) -> Tensor:
     states = hidden_states(model, rows, pad)
     last = torch.tensor([len(row) - 1 for row in rows], device=states.device)
     pooled = states[torch.arange(len(rows), device=states.device), last]
-    return functional.normalize(pooled.float(), dim=-1)
+    return unit(pooled)
+
+
+def unit(states: Tensor) -> Tensor:
+    """States (B, d) as embeddings: unit length, float32."""
+    return functional.normalize(states.float(), dim=-1)

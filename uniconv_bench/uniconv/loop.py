@@ -44,8 +44,8 @@ from uniconv_bench.uniconv.validation import Validator, best, stalled
 
 Plan = Sequence[tuple[int, Sequence[Example]]]
 """Epoch and turns of each step."""
-TRIM_STEPS = 8
-"""Giving memory back takes seconds, for what the next step has to ask for again."""
+SPARE = 0.3
+"""Share of the machine's memory; while less is available, each step gives back what it freed."""
 
 
 class Run:
@@ -128,8 +128,7 @@ class Run:
                     self._validate(step + 1, journal, progress)
                 if working is not None and not (step + 1) % self._training.checkpoint_steps:
                     write_checkpoint(working, self.parameters, self._optimiser, self.state)
-                if not (step + 1) % TRIM_STEPS:
-                    give_back_memory()
+                give_back_memory(spare=SPARE)
                 advance(1, in_words(row))
         put(self.state.best, self.parameters)
         journal.end()

@@ -5,20 +5,26 @@ With the same adapter on both, they are UniConv: one set of weights that retriev
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uniconv_bench.conversation import Passage, Turn
-from uniconv_bench.decode import greedy
-from uniconv_bench.encode import Embed, encode_corpus, encode_rows
+from uniconv_bench.decode import Decoding, decode, stream
+from uniconv_bench.dense import EmbeddingRetriever, Encoder
+from uniconv_bench.encode import Embed, encode_rows
 from uniconv_bench.files import digest_of_code, digest_of_file
-from uniconv_bench.index import DenseIndex
 from uniconv_bench.system import Answer, Context, Corpus, Progress, Ranking
 from uniconv_bench.system_cards import DenseRetriever as DenseCard
 from uniconv_bench.system_cards import LlmGenerator as LlmCard
 from uniconv_bench.uniconv.backbone import ATTENTION, find_backbone, load_decoder
+from uniconv_bench.uniconv.memory import keep_freed_memory
+
+if TYPE_CHECKING:
+    from uniconv_bench.prompts import Prompt, PromptFormat
+    from uniconv_bench.reader import Memories
 
 WEIGHTS = "adapter_model.safetensors"
 LIBRARIES = ("peft", "tokenizers", "torch", "transformers")
@@ -27,6 +33,8 @@ CODE = (
     *("uniconv/backbone", "uniconv/embedding", "uniconv/parts"),
 )
 """What embeddings depend on; rankings and answers depend on more."""
+DECODING = ("decode", "reader")
+"""What answers depend on beside that."""
 
 
 class Decoder:
@@ -63,71 +71,78 @@ class Decoder:
         return model, PromptFormat(tokenizer, *limits)
 
 
-class DenseRetriever:
-    """Cosine of EOS embeddings of session and passage, searched exactly."""
+class DenseRetriever(EmbeddingRetriever):
+    """Cosine of EOS embeddings of session and passage."""
 
     def __init__(self, card: DenseCard, context: Context):
+        super().__init__(context)
         self._decoder = Decoder(card.adapter, context)
         self._query = card.query
 
-    def fingerprint(self) -> Mapping[str, Any]:
-        """See `system.Retriever`."""
-        return {
-            "retriever": "dense",
-            "query": self._query,
-            **self._decoder.fingerprint(),
-            "faiss": _faiss_version(),
-            "code_search": digest_of_code("index"),
-        }
+    def of_passages(self) -> dict[str, Any]:
+        """See `dense.EmbeddingRetriever`."""
+        found = self._decoder.fingerprint()
+        del found["session_tokens"]
+        return found
 
-    def retrieve(
-        self, turns: Sequence[Turn], corpus: Corpus, depth: int, progress: Progress
-    ) -> Iterator[tuple[str, Ranking]]:
-        """See `system.Retriever`."""
+    def of_queries(self) -> dict[str, Any]:
+        """See `dense.EmbeddingRetriever`."""
+        tokens = self.inference.session_tokens
+        return {"retriever": "dense", "query": self._query, "session_tokens": tokens}
+
+    def encoder(self, progress: Progress) -> Encoder:
+        """See `dense.EmbeddingRetriever`."""
+        keep_freed_memory()
         model, form = self._decoder.load(progress)
         embed = _embedder(model, form.end)
-        batch_tokens = self._decoder.inference.encode_batch_tokens
-        fingerprint = {**self._decoder.fingerprint(), "corpus": corpus.digest}
-        vectors = encode_corpus(
-            corpus, fingerprint, form.passage, lambda: embed, batch_tokens, progress
-        )
-        rows = [form.query(turn, self._query) for turn in turns]
-        with progress.track("encode queries", len(rows)) as advance:
-            queries = encode_rows(rows, embed, batch_tokens, advance)
-        rankings = DenseIndex(corpus.ids, vectors).search(queries, depth)
-        for turn, ranking in zip(turns, rankings, strict=True):
-            yield turn.turn_id, ranking
+        size = model.config.hidden_size
+        return Encoder(size, form.passage, lambda t: form.query(t, self._query), embed, embed)
+
+    def rank(
+        self, turn: Turn, corpus: Corpus, depth: int, memories: Memories, progress: Progress
+    ) -> Ranking:
+        """See `system.Ranks`."""
+        from uniconv_bench.uniconv.embedding import unit
+
+        def remembered(encoder: Encoder) -> Any:
+            model, _ = self._decoder.load(progress)
+            return unit(memories.of(model).state(encoder.query(turn))[None]).cpu().numpy()
+
+        (ranking,) = self.search(remembered, corpus, depth, progress)
+        return ranking
 
     def similarities(
         self, turns: Sequence[Turn], passages: Sequence[Passage], progress: Progress
     ) -> Any:
         """(turns, passages) float32 cosines."""
-        model, form = self._decoder.load(progress)
-        embed = _embedder(model, form.end)
-        rows = [form.query(turn, self._query) for turn in turns]
-        rows += [form.passage(passage) for passage in passages]
-        batch_tokens = self._decoder.inference.encode_batch_tokens
-        vectors = encode_rows(rows, embed, batch_tokens, lambda count: None)
+        encoder = self.encoder(progress)
+        rows = [encoder.query(turn) for turn in turns]
+        rows += [encoder.passage(passage) for passage in passages]
+        batch_tokens = self.inference.encode_batch_tokens
+        vectors = encode_rows(rows, encoder.embed_queries, batch_tokens, lambda count: None)
         return vectors[: len(turns)] @ vectors[len(turns) :].T
 
 
 class LlmGenerator:
-    """Greedy answers from session and passages, at most `answer_tokens` of the task long."""
+    """Answers from session and passages, at most `answer_tokens` of the task long."""
 
     def __init__(self, card: LlmCard, context: Context):
         self._decoder = Decoder(card.adapter, context)
-        self._session_mask = card.session_mask
+        self._card = card
 
     def fingerprint(self) -> Mapping[str, Any]:
         """See `system.Generator`."""
+        drawing = self._card.model_dump(include={"temperature", "top_p", "seed"})
+        stop = {"stop": list(self._card.stop)} if self._card.stop else {}
         return {
             "generator": "llm",
-            "session_mask": self._session_mask,
-            "decoding": "greedy",
+            "session_mask": self._card.session_mask,
+            "decoding": drawing if self._card.temperature else "greedy",
+            **stop,
             "answer_tokens": self._decoder.task.answer_tokens,
             "batch_size": self._decoder.inference.decode_batch_size,
             **self._decoder.fingerprint(),
-            "code_decode": digest_of_code("decode"),
+            "code_decode": digest_of_code(*DECODING),
         }
 
     def generate(
@@ -137,20 +152,88 @@ class LlmGenerator:
         if not turns:
             return
         model, form = self._decoder.load(progress)
-        rows = [form.prompt(t, evidence[t.turn_id], self._session_mask) for t in turns]
+        rows = [self._prompt(form, t, evidence[t.turn_id]) for t in turns]
+        said = self._said(form)
         with progress.track("answer", len(rows)) as advance:
-            for index, ids in greedy(
+            for index, ids in decode(
                 model,
                 rows,
-                end=form.end,
-                max_new_tokens=self._decoder.task.answer_tokens,
+                self._how(model, form),
                 batch_size=self._decoder.inference.decode_batch_size,
+                names=[turn.turn_id for turn in turns],
             ):
                 turn = turns[index]
-                text = form.tokenizer.decode(ids, skip_special_tokens=True).strip()
                 shown = tuple(p.passage_id for p in evidence[turn.turn_id])
-                yield Answer(turn.turn_id, text, len(rows[index].ids), len(ids), shown)
+                yield Answer(turn.turn_id, said(ids), len(rows[index].ids), len(ids), shown)
                 advance(1)
+
+    def stream(
+        self, turn: Turn, passages: Sequence[Passage], memories: Memories, progress: Progress
+    ) -> Iterator[str]:
+        """See `system.Streams`."""
+        model, form = self._decoder.load(progress)
+        prompt = self._prompt(form, turn, passages)
+        ids = stream(memories.of(model), prompt, self._how(model, form), turn.turn_id)
+        held = max((len(text) for text in self._card.stop), default=0)
+        return _pieces(ids, self._said(form), held)
+
+    def shown(self, turn: Turn, passages: Sequence[Passage], progress: Progress) -> str:
+        """See `system.Streams`."""
+        _, form = self._decoder.load(progress)
+        text: str = form.tokenizer.decode(self._prompt(form, turn, passages).ids)
+        return text
+
+    def _prompt(self, form: PromptFormat, turn: Turn, passages: Sequence[Passage]) -> Prompt:
+        return form.prompt(turn, passages, self._card.session_mask)
+
+    def _how(self, model: Any, form: PromptFormat) -> Decoding:
+        spoken = partial(form.tokenizer.decode, skip_special_tokens=True)
+        stop = self._card.stop
+        return Decoding(
+            ends=ends(model, form),
+            max_new_tokens=self._decoder.task.answer_tokens,
+            temperature=self._card.temperature,
+            top_p=self._card.top_p,
+            seed=self._card.seed,
+            stopped=(lambda ids: any(text in spoken(ids) for text in stop)) if stop else None,
+        )
+
+    def _said(self, form: PromptFormat) -> Callable[[list[int]], str]:
+        """Tokens to the text of an answer."""
+
+        def said(ids: list[int]) -> str:
+            text: str = form.tokenizer.decode(ids, skip_special_tokens=True)
+            for stop in self._card.stop:
+                text = text.partition(stop)[0]
+            return text.strip()
+
+        return said
+
+
+def ends(model: Any, form: PromptFormat) -> frozenset[int]:
+    """The tokens that end an answer: the prompt format's, and what the model's makers name."""
+    named = model.generation_config.eos_token_id
+    return frozenset([form.end, *([named] if isinstance(named, int) else named or ())])
+
+
+def _pieces(ids: Iterator[int], said: Callable[[list[int]], str], held: int) -> Iterator[str]:
+    """An answer's text as its tokens come, but for what a later token may change.
+
+    Args:
+        ids: the tokens.
+        said: the text of the first tokens.
+        held: characters at its end that may turn out to be no part of it.
+    """
+    tokens: list[int] = []
+    told = ""
+    for token in ids:
+        tokens.append(token)
+        text = said(tokens).rstrip("\ufffd")  # a character whose bytes are not all there
+        text = text[: len(text) - held].rstrip()
+        if len(text) > len(told):
+            yield text[len(told) :]
+            told = text
+    yield said(tokens)[len(told) :]
 
 
 def _embedder(model: Any, pad: int) -> Embed:
@@ -163,12 +246,3 @@ def _embedder(model: Any, pad: int) -> Embed:
             return embed(model, rows, pad).cpu().numpy()
 
     return of
-
-
-def _faiss_version() -> str | None:
-    for name in ("faiss-cpu", "faiss-gpu"):
-        try:
-            return f"{name} {metadata.version(name)}"
-        except metadata.PackageNotFoundError:
-            continue
-    return None

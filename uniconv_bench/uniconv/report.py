@@ -28,7 +28,7 @@ LIVE = "log.jsonl"
 TERMS = ("retrieval", "distillation", "generation", "cii")
 LIBRARIES = ("accelerate", "peft", "tokenizers", "torch", "transformers")
 CODE = (
-    *("conversation", "decode", "definitions", "encode", "index", "prompts"),
+    *("conversation", "decode", "definitions", "dense", "encode", "index", "prompts", "reader"),
     *("uniconv/adapter", "uniconv/backbone", "uniconv/checkpoint", "uniconv/distillation"),
     *("uniconv/embedding", "uniconv/guards", "uniconv/joint", "uniconv/loop", "uniconv/losses"),
     *("uniconv/mining", "uniconv/mixture", "uniconv/parts", "uniconv/processes"),

@@ -13,11 +13,11 @@ from typing import Any
 
 from uniconv_bench.artefacts import folder_of, missing_artefact
 from uniconv_bench.conversation import Turn
-from uniconv_bench.decode import greedy
+from uniconv_bench.decode import Decoding, decode
 from uniconv_bench.files import digest_of, digest_of_code, read_jsonl
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.system import Context, Progress
-from uniconv_bench.uniconv.parts import Decoder
+from uniconv_bench.uniconv.parts import DECODING, Decoder, ends
 
 REWRITES = "rewrites.jsonl"
 
@@ -42,7 +42,7 @@ class Rewriter:
             "tokens": self._tokens,
             "batch_size": self._decoder.inference.decode_batch_size,
             **self._decoder.fingerprint(),
-            "code_decode": digest_of_code("decode", "uniconv/rewriting"),
+            "code_decode": digest_of_code(*DECODING, "uniconv/rewriting"),
         }
 
     def rewritten(self, turns: Sequence[Turn], progress: Progress) -> list[Turn]:
@@ -87,9 +87,8 @@ class Rewriter:
         """The first line that the decoder writes for each turn; empty for none."""
         found = [""] * len(turns)
         prompts = [form.rewriting(turn) for turn in turns]
-        for index, ids in greedy(
-            model, prompts, end=form.end, max_new_tokens=self._tokens, batch_size=len(prompts)
-        ):
+        how = Decoding(ends=ends(model, form), max_new_tokens=self._tokens)
+        for index, ids in decode(model, prompts, how, batch_size=len(prompts)):
             text = form.tokenizer.decode(ids, skip_special_tokens=True).strip()
             found[index] = text.partition("\n")[0].strip()
         return found

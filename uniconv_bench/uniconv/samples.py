@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from uniconv_bench.artefacts import folder_of, missing_artefact
-from uniconv_bench.decode import sampled
+from uniconv_bench.decode import Decoding, decode
 from uniconv_bench.files import digest_of, digest_of_code, read_json, write_json
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.system import Progress
@@ -18,7 +18,7 @@ from uniconv_bench.uniconv.mixture import Example
 
 SAMPLES = "samples.json"
 BATCH = 16
-CODE = ("conversation", "decode", "prompts", "uniconv/samples")
+CODE = ("conversation", "decode", "prompts", "reader", "uniconv/samples")
 LIBRARIES = ("tokenizers", "torch", "transformers")
 
 
@@ -57,15 +57,11 @@ def with_samples(
     with missing_artefact(folder, fingerprint) as working:
         if working is not None:
             said = [""] * len(turns)
+            how = Decoding(
+                ends=(form.end,), max_new_tokens=answer_tokens, temperature=1.0, seed=seed
+            )
             with progress.track("sampled answers", len(turns)) as advance:
-                for i, ids in sampled(
-                    model,
-                    prompts,
-                    end=form.end,
-                    max_new_tokens=answer_tokens,
-                    batch_size=BATCH,
-                    seed=seed,
-                ):
+                for i, ids in decode(model, prompts, how, batch_size=BATCH):
                     said[i] = form.tokenizer.decode(ids, skip_special_tokens=True).strip()
                     advance(1)
             write_json(working / SAMPLES, said)

@@ -1,0 +1,183 @@
+"""Dense retrieval, whatever the encoder: passages encoded once, then searched as the card says."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from uniconv_bench import approximate
+from uniconv_bench.artefacts import differences, in_use, open_artefact
+from uniconv_bench.conversation import Passage, Turn
+from uniconv_bench.encode import Embed, Embeddings, embeddings_folder, encode_corpus, encode_rows
+from uniconv_bench.errors import UserError
+from uniconv_bench.files import digest_of_code
+from uniconv_bench.index import ExactIndex
+from uniconv_bench.system import Context, Corpus, Progress, Ranking
+
+EXACT = "exact"
+SAMPLE = 100
+"""Queries on which an approximate index is compared with exact search."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """A loaded encoder.
+
+    Attributes:
+        dimension: of its embeddings.
+        passage: a passage's token ids.
+        query: a turn's token ids.
+        embed_passages: rows of such ids -> embeddings; `embed_queries` likewise.
+    """
+
+    dimension: int
+    passage: Callable[[Passage], list[int]]
+    query: Callable[[Turn], list[int]]
+    embed_passages: Embed
+    embed_queries: Embed
+
+
+class EmbeddingRetriever(ABC):
+    """Ranks passages by the inner product of their embeddings with a turn's."""
+
+    def __init__(self, context: Context):
+        self.inference = context.inference
+        self._made_elsewhere = context.index
+
+    @abstractmethod
+    def of_passages(self) -> dict[str, Any]:
+        """What a passage's embedding depends on."""
+
+    @abstractmethod
+    def of_queries(self) -> dict[str, Any]:
+        """What else a query's embedding depends on."""
+
+    @abstractmethod
+    def encoder(self, progress: Progress) -> Encoder:
+        """The loaded encoder."""
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """See `system.Retriever`."""
+        search: dict[str, Any] = {"code_search": digest_of_code("dense", "index")}
+        if self.inference.index != EXACT:
+            names = {"index", "index_search"}
+            search |= self.inference.model_dump(include=names, exclude_defaults=True)
+            search |= {
+                "faiss": approximate.version(),
+                "code_index": digest_of_code("approximate"),
+            }
+        return {**self.of_queries(), **self._of_embeddings(), **search}
+
+    def _of_embeddings(self) -> dict[str, Any]:
+        stored = self.inference.model_dump(include={"embedding_dtype"}, exclude_defaults=True)
+        return {**self.of_passages(), **stored}
+
+    def embeddings(self, corpus: Corpus) -> tuple[Path, dict[str, Any]]:
+        """Folder and fingerprint of a corpus's embeddings, be they there or not. Loads no model."""
+        fingerprint = {**self._of_embeddings(), "corpus": corpus.digest}
+        return self._made_elsewhere or embeddings_folder(fingerprint), fingerprint
+
+    def check(self, corpus: Corpus) -> None:
+        """Refuses embeddings made elsewhere that this encoder would not have made.
+
+        Raises:
+            UserError: names the first field that differs.
+        """
+        folder, wanted = self.embeddings(corpus)
+        if self._made_elsewhere is None:
+            return
+        found = open_artefact(folder)
+        if found is None:
+            raise UserError("no index in this folder", where=folder, mend="name one of `encode`")
+        if differing := differences(found, wanted):
+            name, theirs, ours = differing[0]
+            others = f" ({len(differing) - 1} more fields differ)" if differing[1:] else ""
+            what = f"{name} of the index is {theirs}, of the query encoder {ours}{others}"
+            raise UserError(what, where=folder, mend="encode the passages with this system")
+
+    def encode(
+        self, corpus: Corpus, progress: Progress, encoder: Encoder | None = None
+    ) -> Embeddings:
+        """The embeddings of a corpus, made if they are not there.
+
+        Args:
+            encoder: if it is loaded already.
+        """
+        folder, fingerprint = self.embeddings(corpus)
+        if self._made_elsewhere or open_artefact(folder) is not None:
+            return Embeddings(folder)
+        loaded = encoder or self.encoder(progress)
+        return encode_corpus(
+            corpus,
+            fingerprint,
+            loaded.passage,
+            loaded.embed_passages,
+            self.inference.encode_batch_tokens,
+            progress,
+            dimension=loaded.dimension,
+            dtype=self.inference.embedding_dtype,
+        )
+
+    def retrieve(
+        self, turns: Sequence[Turn], corpus: Corpus, depth: int, progress: Progress
+    ) -> Iterator[tuple[str, Ranking]]:
+        """See `system.Retriever`."""
+
+        def embedded(encoder: Encoder) -> Any:
+            rows = [encoder.query(turn) for turn in turns]
+            batch_tokens = self.inference.encode_batch_tokens
+            with progress.track("encode queries", len(rows)) as advance:
+                return encode_rows(rows, encoder.embed_queries, batch_tokens, advance)
+
+        rankings = self.search(embedded, corpus, depth, progress)
+        for turn, ranking in zip(turns, rankings, strict=True):
+            yield turn.turn_id, ranking
+
+    def search(
+        self,
+        queries: Callable[[Encoder], Any],
+        corpus: Corpus,
+        depth: int,
+        progress: Progress,
+    ) -> Iterator[Ranking]:
+        """A ranking for each of the query embeddings, which are made when the passages' are there.
+
+        Args:
+            queries: (N, d) by the loaded encoder.
+        """
+        self.check(corpus)
+        encoder = self.encoder(progress)
+        approximately = self.inference.index != EXACT
+        if approximately:
+            approximate.check(self.inference.index, encoder.dimension, len(corpus))
+        embeddings = self.encode(corpus, progress, encoder)
+        vectors = queries(encoder)
+        search = self._approximate if approximately else self._exact
+        with in_use(embeddings.folder):
+            yield from search(vectors, corpus, embeddings, depth, progress)
+
+    def _exact(
+        self, queries: Any, corpus: Corpus, embeddings: Embeddings, depth: int, progress: Progress
+    ) -> Iterator[Ranking]:
+        with progress.track("search", len(corpus)) as advance:
+            index = ExactIndex(corpus.ids, embeddings.shards)
+            yield from index.search(queries, depth, advance=advance)
+
+    def _approximate(
+        self, queries: Any, corpus: Corpus, embeddings: Embeddings, depth: int, progress: Progress
+    ) -> Iterator[Ranking]:
+        """Says how much of what exact search finds was found, on a sample of the queries."""
+        factory, settings = self.inference.index, self.inference.index_search
+        _, fingerprint = self.embeddings(corpus)
+        path = approximate.built(embeddings, factory, fingerprint, progress)
+        index = approximate.FactoryIndex(corpus.ids, path, settings)
+        found = list(index.search(queries, depth))
+        sample = range(0, len(queries), max(1, len(queries) // SAMPLE))
+        wanted = list(self._exact(queries[sample], corpus, embeddings, depth, progress))
+        share = approximate.recall([found[i] for i in sample], wanted)
+        told = f"recall@{depth} {share:.3f} against exact search on {len(wanted)} queries"
+        progress.note(" ".join(filter(None, ("  index", factory, settings))) + f": {told}")
+        yield from found

@@ -1,0 +1,193 @@
+"""What each kind of index of a corpus takes: bytes on disk, memory and time, by arithmetic.
+
+Sizes are exact but for the product quantiser's and the graph's small change; times are estimates
+from two rates of this machine. Loads no model and no corpus.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from uniconv_bench.approximate import TRAINING, TRAINING_A_LIST
+from uniconv_bench.cards import Profile, TaskCard
+from uniconv_bench.files import cache_dir
+from uniconv_bench.index import BLOCK, QUERIES
+from uniconv_bench.system_cards import DenseRetriever, EncoderRetriever, SystemCard
+from uniconv_bench.uniconv.backbone import find_backbone
+
+ASKED = 1000
+"""Queries that a search is timed for."""
+PROGRAM = 350_000_000
+"""Bytes of this program with torch and faiss in memory, without a model."""
+CODES, ROUNDS = 256, 25
+"""Of a product quantiser, each a byte; of k-means, as faiss has it."""
+LINKS, EXPLORED = 32, 40
+"""Of HNSW32: links a passage (twice as many in the lowest layer), candidates while building."""
+SCATTERED = 0.05
+"""Share of the matrix products' rate at which single distances are computed."""
+SUBVECTORS = (64, 48, 32, 16, 8, 4, 2, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Floating-point operations a second of matrix products, bytes a second read from disk."""
+
+    flops: float
+    disk: float
+
+
+@dataclass(frozen=True, slots=True)
+class IndexCost:
+    """What one kind of index takes.
+
+    Attributes:
+        index: what cards say: `index`, and `embedding_dtype` where it is not float32.
+        disk: bytes, the embeddings that it is built from included.
+        memory: bytes while searching, or building if that is more.
+        build_seconds: from embeddings to index.
+        search_seconds: of `ASKED` queries, the reading of the index included.
+    """
+
+    index: str
+    disk: int
+    memory: int
+    build_seconds: float
+    search_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "index": self.index,
+            "disk_bytes": self.disk,
+            "memory_bytes": self.memory,
+            "build_seconds": round(self.build_seconds, 1),
+            "search_seconds": round(self.search_seconds, 1),
+            "queries": ASKED,
+        }
+
+    def told(self) -> str:
+        """In a line."""
+        from rich.filesize import decimal
+
+        from uniconv_bench.progress import duration
+
+        built = f"about {duration(self.build_seconds)} to build, " if self.build_seconds else ""
+        return (
+            f"{decimal(self.disk)} of disk, {decimal(self.memory)} of memory, {built}"
+            f"about {duration(self.search_seconds)} for {ASKED:,} queries"
+        )
+
+
+def index_costs(passages: int, dimension: int, rates: Rates) -> list[IndexCost]:
+    """Of every kind of index, over that many embeddings of d dimensions."""
+    vectors = passages * dimension
+    products = 2 * ASKED * vectors / rates.flops
+    graph = passages * (4 * dimension + 4 * 2 * LINKS + 8)
+    visits = 2 * dimension * LINKS / (rates.flops * SCATTERED)
+    lists = lists_of(passages)
+    codes = next(m for m in SUBVECTORS if dimension % m == 0)
+    coarse = 4 * dimension * (lists + CODES)
+    inverted = passages * (codes + 8) + coarse
+    sample = min(passages, max(TRAINING, TRAINING_A_LIST * lists))
+    learning = 2 * dimension * (ROUNDS * sample * lists + ROUNDS * min(sample, TRAINING) * CODES)
+    filing = 2 * vectors * (lists + CODES)
+    return [
+        *(
+            IndexCost(
+                f"exact, {dtype}",
+                width * vectors,
+                PROGRAM + _streaming(dimension, width),
+                0.0,
+                max(products, width * vectors / rates.disk),
+            )
+            for dtype, width in (("float32", 4), ("float16", 2))
+        ),
+        IndexCost(
+            "Flat",
+            8 * vectors,
+            PROGRAM + 4 * vectors,
+            8 * vectors / rates.disk,
+            products + 4 * vectors / rates.disk,
+        ),
+        IndexCost(
+            "HNSW32",
+            4 * vectors + graph,
+            PROGRAM + graph,
+            passages * EXPLORED * visits + (4 * vectors + graph) / rates.disk,
+            ASKED * EXPLORED * visits + graph / rates.disk,
+        ),
+        IndexCost(
+            f"IVF{lists},PQ{codes}",
+            4 * vectors + inverted,
+            PROGRAM + max(inverted, coarse + 4 * dimension * sample),
+            (learning + filing) / rates.flops + 4 * vectors / rates.disk,
+            2 * ASKED * dimension * lists / rates.flops + inverted / rates.disk,
+        ),
+    ]
+
+
+def lists_of(passages: int) -> int:
+    """Lists of an inverted file: the power of two next to four times the root of the corpus."""
+    return int(2 ** max(0, round(math.log2(4 * math.sqrt(passages)))))
+
+
+def _streaming(dimension: int, width: int) -> int:
+    """Bytes of the blocks and scores that exact search holds: two blocks read, one in float32."""
+    block = BLOCK["cpu"]
+    return block * dimension * (2 * width + 4) + 5 * QUERIES * block
+
+
+def dimension_of(system: SystemCard, profile: Profile) -> int | None:
+    """Of a system's embeddings at a profile; None if it makes none, or they are not known."""
+    retriever = getattr(system.retriever, "retriever", system.retriever)
+    if isinstance(retriever, EncoderRetriever):
+        return find_backbone(retriever.model).dimension
+    if isinstance(retriever, DenseRetriever) and profile in system.backbone:
+        return find_backbone(system.backbone[profile]).dimension
+    return None
+
+
+def passages_of(card: TaskCard, profile: Profile) -> int | None:
+    """Published size of a task's corpus; None where it is not known before it is prepared."""
+    return card.size.passages if card.size and profile == "full" else None
+
+
+def measured() -> Rates:
+    """Of this machine, within a second."""
+    return Rates(_flops(), _disk())
+
+
+def _flops() -> float:
+    import numpy as np
+
+    queries, passages = np.ones((ASKED, 512), np.float32), np.ones((2048, 512), np.float32)
+    queries @ passages.T  # the first call starts threads
+    start = time.perf_counter()
+    for _ in range(5):
+        queries @ passages.T
+    return 5 * 2 * ASKED * 2048 * 512 / (time.perf_counter() - start)
+
+
+def _disk() -> float:
+    """Reads back, past the system's cache, what was just written to the cache's disk."""
+    there = next(path for path in (cache_dir(), *cache_dir().parents) if path.is_dir())
+    if not os.access(there, os.W_OK):
+        there = Path(tempfile.gettempdir())
+    size = 1 << 26
+    with tempfile.TemporaryFile(dir=there) as stream:
+        stream.write(os.urandom(1 << 20) * (size >> 20))
+        stream.flush()
+        os.fsync(stream.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(stream.fileno(), 0, size, os.POSIX_FADV_DONTNEED)
+        start = time.perf_counter()
+        stream.seek(0)
+        while stream.read(1 << 22):
+            pass
+        return size / (time.perf_counter() - start)
