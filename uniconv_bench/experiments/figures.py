@@ -31,7 +31,7 @@ def drawn(outcome: Outcome, folder: Path) -> list[Path]:
         "grid": _grid,
         "bars": _bars,
     }
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    style: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     with pyplot.rc_context({**style, "svg.hashsalt": outcome.study, "pdf.fonttype": 42}):
         figure = kinds[outcome.figure](outcome, pyplot)
         notes = sorted({f"n = {m.n}" for m in outcome.means if m.part is None})

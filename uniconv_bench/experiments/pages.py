@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def as_csv(outcome: Outcome) -> str:
     return stream.getvalue()
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+def _table(rows: Iterable[Sequence[str]]) -> list[str]:
     header, *body = rows
     lines = [header, [":--", *["--:"] * (len(header) - 1)]]
     return [f"| {' | '.join(line)} |" for line in (*lines, *body)]

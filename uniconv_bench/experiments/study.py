@@ -28,7 +28,7 @@ from uniconv_bench.recording import ANSWERS, RUN
 from uniconv_bench.statistics import holm, paired, summarise
 from uniconv_bench.study_cards import Condition, Extra, StudyCard
 from uniconv_bench.system import Answer, Progress
-from uniconv_bench.system_cards import SystemCard
+from uniconv_bench.system_cards import EncoderRetriever, SystemCard
 from uniconv_bench.task import Task, load_task
 from uniconv_bench.uniconv.backbone import find_backbone
 
@@ -205,18 +205,21 @@ def _grounding(measured: Measured) -> PerTurn:
     return found
 
 
+def _parts(card: StudyCard, measured: Measured) -> dict[str | None, set[str]]:
+    """The turns of every part that the study slices them into; None: all."""
+    parts: dict[str | None, set[str]] = {None: {turn.turn_id for turn in measured.turns}}
+    shown = {turn_id: answer.evidence for turn_id, answer in measured.answers.items()}
+    for kind in card.slices:
+        for turn_id, part in sliced(kind, measured.turns, measured.run, shown).items():
+            parts.setdefault(part, set()).add(turn_id)
+    return parts
+
+
 def _means(card: StudyCard, found: Mapping[tuple[str, str], Measured]) -> Iterator[Mean]:
     for (label, name), measured in found.items():
-        parts: dict[str | None, set[str] | None] = {None: None}
-        shown = {turn_id: answer.evidence for turn_id, answer in measured.answers.items()}
-        for kind in card.slices:
-            for turn_id, part in sliced(kind, measured.turns, measured.run, shown).items():
-                turns = parts.setdefault(part, set())
-                assert turns is not None
-                turns.add(turn_id)
-        for part, turns in parts.items():
+        for part, turns in _parts(card, measured).items():
             for measure, values in measured.values.items():
-                of_part = {t: v for t, v in values.items() if turns is None or t in turns}
+                of_part = {t: v for t, v in values.items() if t in turns}
                 if not of_part:
                     continue
                 said = summarise(of_part)
@@ -302,7 +305,7 @@ def _cost(label: str, task: str, measured: Measured) -> Cost:
 def _weights(card: SystemCard, setup: Setup) -> int:
     """Bytes in memory: a backbone for each set of weights that is needed, and the adapters."""
     size = sum((folder / WEIGHTS).stat().st_size for folder in setup.adapters.values())
-    if card.retriever.kind == "encoder":
+    if isinstance(card.retriever, EncoderRetriever):
         size += 4 * find_backbone(card.retriever.model).parameters
     if setup.backbone is not None:
         parts = [p for p in (card.retriever, card.generator) if p.kind in DECODERS]
