@@ -42,7 +42,7 @@ def made(stage: str, name: str, size: int = 10, used: float = 0.0, **fingerprint
         assert working is not None
         (working / "file").write_bytes(name.encode() + b"x" * size)
     if used:
-        os.utime(folder / "manifest.json", (used, used))
+        os.utime(folder, (used, used))
     return folder
 
 

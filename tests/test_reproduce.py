@@ -150,7 +150,10 @@ def test_a_ledger_holds_every_finding_once(tmp_path: Path) -> None:
     assert first["reason"] == "why"
 
 
-def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     record: ResultRecord = put(tmp_path, "qrecc", "uniconv", {"f1": steady(0.4)})
     put(tmp_path / "b", "qrecc", "uniconv", {"f1": steady(0.41)})
     path, ledger = str(record_path(tmp_path, record)), str(tmp_path / "ledger.jsonl")

@@ -228,7 +228,7 @@ def _verified(folder: Path) -> dict[str, Any] | None:
         if not path.is_file() or digest_once(path) != sha256:
             raise UserError("corrupted cache file", where=path, mend=mend)
     with suppress(OSError):  # a cache that is only read
-        os.utime(manifest)  # when it was last used
+        os.utime(folder)  # when it was last used; the manifest's time is when it was made
     return fingerprint
 
 

@@ -120,28 +120,27 @@ def show_comparison(found: Comparison, said: Mapping[str, Mapping[str, str]]) ->
     from uniconv_bench.rendering import p_text, percent
 
     one, other = found.one, found.other
-    right = ("first", "second", "difference", "effect", "detectable", "+ / = / -", "n")
-    columns = ("first", "second", "difference", "95 % interval", "p", *right[3:])
-    table = _table("metric", *columns, right=right)
+    right = ("1st", "2nd", "p", "effect", "+", "=", "-")
+    table = _table("metric", "1st", "2nd", "difference", *right[2:], right=right)
     for row in found.metrics:
         of = row.difference
         table.add_row(
             Text(row.metric, style="bold"),
             *map(percent, row.means),
-            Text(f"{100 * of.mean:+.1f}", style="bold" if row.told_apart else ""),
-            " to ".join(map(percent, of.ci95)),
+            Text(
+                f"{100 * of.mean:+.1f} [{', '.join(map(percent, of.ci95))}]",
+                style="bold" if row.told_apart else "",
+            ),
             p_text(row.p).removeprefix("p = ").removeprefix("p "),
             "-" if of.effect is None else f"{of.effect:+.2f}",
-            "-" if of.detectable is None else percent(of.detectable),
-            f"{of.wins} / {of.ties} / {of.losses}",
-            f"{of.n:,}",
+            *(f"{count:,}" for count in (of.wins, of.ties, of.losses)),
         )
     task = one.record.task
     clusters = max(row.difference.conversations for row in found.metrics)
     caption = (
-        f"x 100; first: {one.title}, second: {other.title}; {clusters} conversations; p by "
-        "flipping conversations, Holm over the metrics; effect: mean over deviation of "
-        "conversations; detectable: seen in four of five cases; + / = / -: turns"
+        f"x 100; 1st: {one.title}, 2nd: {other.title}; {clusters} conversations; difference "
+        "with its 95 % interval; p by flipping conversations, Holm over the metrics; effect: mean "
+        "over deviation of conversations; + = -: turns won, tied and lost, all that both have"
     )
     _show(f"{one.title} and {other.title} on {task.name} ({task.profile})", table, caption)
     for side in (one, other):
@@ -193,20 +192,27 @@ def show_reproduced(
     """What became of every figure, on which rungs of the ladder, and what the two do not share."""
     from uniconv_bench.rendering import percent
 
-    right = ("mean", "against", "moved", "RMSE by turn", "p", "effect ratio", "delta RI")
-    table = _table("metric", "", *right, "source", right=right)
+    right = ("mean", "against", "moved", "RMSE", "p", "ER", "dRI")
+    table = _table("metric", "", *right, right=right)
+    marks = {
+        source: chr(ord("a") + i) for i, source in enumerate(dict.fromkeys(r.source for r in rows))
+    }
     for row in rows:
         rungs = (row.rmse, row.p, row.effect_ratio, row.delta_ri)
         table.add_row(
             Text(row.metric, style="bold"),
             Text(row.outcome, style=OUTCOMES[row.outcome]),
             percent(row.mean),
-            percent(row.against) + ("" if row.inside else " (outside the interval)"),
+            f"{percent(row.against)}{'' if row.inside else '!'} {marks[row.source]}",
             f"{100 * (row.mean - row.against):+.2f}",
             *("-" if value is None else f"{value:.3f}" for value in rungs),
-            row.source,
         )
+    meant = "RMSE: by turn; ER: effect ratio; dRI: delta of relative improvement"
+    outside = "" if all(row.inside for row in rows) else "; !: outside the interval"
+    caption = f"x 100; {caption}{outside}; {meant}"
     _show(f"{record.system.title} on {record.task.name} ({record.task.profile})", table, caption)
+    for source, mark in marks.items():
+        _console().print(f"  {mark}: {source}")
     if order := told["order"]:
         alike = f"tau {order['tau']:.3f}, RBO {order['rbo']:.3f}"
         _console().print(f"Order of passages: {alike} over {order['turns']:,} turns")

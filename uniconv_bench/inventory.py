@@ -135,8 +135,7 @@ def _artefacts(stage: Path) -> list[Path]:
 
 def _holding(folder: Path, used_by: tuple[str, ...]) -> Holding:
     facts = [path.stat() for path in folder.rglob("*") if path.is_file()]
-    manifest = folder / MANIFEST
-    used = manifest.stat().st_mtime if manifest.is_file() else folder.stat().st_mtime
+    used = folder.stat().st_mtime
     if folder.parent == cache_dir():
         state: State = "other"
     elif is_held(folder):
