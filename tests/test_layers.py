@@ -57,9 +57,10 @@ LAYERS = (
     {"planning"},
     {"assembly"},
     {"dialogue", "evaluate", "evaluation", "export", "recording", "reasons", "report"},
-    {"rescoring", "bundles", "submission", "leaderboard"},
+    {"ranking", "rescoring", "submission_cards", "bundles", "submission", "boardpage"}
+    | {"leaderboard", "readingroom", "site"},
     {"experiments", "estimate"},
-    {"display", "doctor", "screen"},
+    {"display", "doctor", "screen", "serving"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -90,6 +91,7 @@ NEVER = {
     "comparison": {"task", "system", "registry"},
     "claims": {"task", "system", "registry"},
     "leaderboard": {"task", "registry"},
+    "site": {"task", "registry"},
 }
 """What may not be reached even through others: results must outlive code."""
 

@@ -73,11 +73,13 @@ class Examination:
         problems: one clear line each.
         card: if it could be read.
         scores: task -> metric -> turn -> recomputed value.
+        flags: what breaks no rule, and yet a maintainer should look at.
     """
 
     problems: list[str]
     card: SubmissionCard | None = None
     scores: dict[str, dict[str, PerTurn]] = field(default_factory=dict)
+    flags: list[str] = field(default_factory=list)
 
 
 def examine(folder: Path, tasks: Tasks) -> Examination:

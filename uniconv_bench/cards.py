@@ -201,6 +201,8 @@ class SubmissionCard(Card):
     date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$", examples=["2026-01-31"])
     description: str
     code: str | None = None
+    weights: str | None = None
+    """Where anybody gets the weights, a plain https address; without one they are not open."""
     backbone: str | None = None
     parameters: Annotated[int, Field(gt=0, le=10**15)] | None = None
     trained_on: tuple[str, ...]

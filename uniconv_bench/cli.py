@@ -106,7 +106,7 @@ GROUPS: Mapping[str, tuple[str, Mapping[str, Callable[..., Any]]]] = {
     ),
     "leaderboard": (
         "Recompute and render the leaderboard.",
-        {"build": board.leaderboard_build},
+        {"build": board.leaderboard_build, "serve": board.leaderboard_serve},
     ),
 }
 

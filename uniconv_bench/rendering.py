@@ -8,10 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from uniconv_bench.definitions import parse_metric
 from uniconv_bench.errors import UserError
 from uniconv_bench.records import Score
+
+if TYPE_CHECKING:
+    from uniconv_bench.statistics import MetricSummary
 
 Column = tuple[str, str]
 """(task, metric)"""
@@ -150,7 +154,7 @@ def percent(fraction: float) -> str:
     return f"{fraction * 100:.1f}"
 
 
-def interval(score: Score) -> str:
+def interval(score: Score | MetricSummary) -> str:
     """`[lo, hi]` x 100."""
     return f"[{percent(score.ci95[0])}, {percent(score.ci95[1])}]"
 

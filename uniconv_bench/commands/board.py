@@ -84,6 +84,15 @@ def submit_check(bundle: Path, as_json: JsonOption = False) -> None:
 
 def leaderboard_build(
     root: Annotated[Path, typer.Option(help="Folder with results/ and leaderboards/.")] = HERE,
+    site: Annotated[
+        Path | None, typer.Option(help="Also write a static site, with a reading room, there.")
+    ] = None,
+    texts: Annotated[
+        bool,
+        typer.Option(
+            "--texts", help="Put texts of mini and full into the site; mind the data's licences."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Recompute every score from run and answer files and write the pages.
@@ -91,13 +100,20 @@ def leaderboard_build(
     Exit code 1 if a submission is refused; the pages are made from the others.
     """
     from uniconv_bench import leaderboard
+    from uniconv_bench.uniconv.backbone import backbones
 
-    built = leaderboard.build(root, _tasks(), _outputs)
+    if texts and site is None:
+        raise UserError("--texts is of a site", mend="add --site FOLDER")
+    sizes = {backbone.name: backbone.parameters for backbone in backbones().values()}
+    built = leaderboard.build(root, _tasks(), _outputs, sizes)
     for path in built.skipped:
         note(f"{path}: a file, not a submission; skipped")
     for name, problems in built.refused.items():
         for problem in problems:
             note(f"submission {name} is refused: {problem}")
+    for name, flags in built.flagged.items():
+        for flag in flags:
+            note(f"submission {name} is flagged: {flag}")
     if built.recorded:
         note(
             f"{built.recorded} rows of ours are as recorded, not computed again: this cache lacks "
@@ -107,14 +123,29 @@ def leaderboard_build(
     if not pages and not built.refused:
         what = "neither records nor submissions"
         raise UserError(what, where=root, mend="run a system first, or name another --root")
+    if site is not None:
+        from uniconv_bench.site import write
+
+        pages = [*pages, write(built.boards, site, texts=texts)]
     if as_json:
         print_json([{"name": page.stem, "page": str(page)} for page in pages])
     else:
         for page in pages:
             typer.echo(page)
-        next_step("uniconv-bench submit pack --help")
+        served = f"uniconv-bench leaderboard serve {site}"
+        next_step("uniconv-bench submit pack --help" if site is None else served)
     if built.refused:
         raise typer.Exit(1)
+
+
+def leaderboard_serve(
+    site: Annotated[Path, typer.Argument(help="Folder that `leaderboard build --site` wrote.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 0,
+) -> None:
+    """Show a built site on this machine alone, until Ctrl-C."""
+    from uniconv_bench.serving import serve
+
+    serve(site, port, lambda address: typer.echo(address))
 
 
 def _tasks() -> Tasks:

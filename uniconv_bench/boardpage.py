@@ -1,0 +1,102 @@
+"""A leaderboard as a page of Markdown. Escapes what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from uniconv_bench.cards import Profile, SubmissionCard
+from uniconv_bench.ranking import Entry, Ranking, Row
+from uniconv_bench.rendering import GAP, escape_markdown, interval, percent
+
+MADE_UP = (
+    "The sample data was written by this project: no figure here is comparable with a published "
+    "one."
+)
+BY_INTERVALS = "For lack of some row's scores by turn, ranks here go by intervals alone."
+
+
+def page(
+    profile: Profile, entries: Sequence[Entry], rankings: Sequence[Ranking], *, rules: bool
+) -> str:
+    """A table per task and kind, then who submitted what.
+
+    Args:
+        profile: of all of them.
+        entries: all of them.
+        rankings: of these entries.
+        rules: link the rules, which are beside the page.
+    """
+    where = "; the rules are in [README.md](README.md)" if rules else ""
+    lines = [
+        f"# Leaderboard, profile {profile}",
+        "",
+        f"Written by `uniconv-bench leaderboard build`{where}. Every score is computed here from "
+        "run and answer files, except in rows marked *as recorded*: those files of ours were not "
+        "at hand. Means x 100 with 95 % intervals (bootstrap over conversations). A rank is one "
+        "more than the number of systems that are better by a paired test on the same turns "
+        "(conversations' signs flipped, p < 0.05 after Holm over the pairs of a table), so systems "
+        "that cannot be told apart share it; it goes by the first metric of a table, and under "
+        "*Both* by the mean of two by turn, over the turns that are judged for both. "
+        f"`{GAP}`: not submitted or not measured.",
+    ]
+    if profile == "sample":
+        lines += ["", MADE_UP]
+    for task in dict.fromkeys(ranking.task for ranking in rankings):
+        lines += ["", f"## {escape_markdown(task)}"]
+        for ranking in rankings:
+            if ranking.task == task:
+                lines += _table(ranking)
+    about = [_about(entry, entry.card) for entry in entries if entry.card is not None]
+    if about:
+        lines += ["", "## Submissions", "", *about]
+    return "\n".join(lines) + "\n"
+
+
+def source_of(row: Row) -> str:
+    """Where a row comes from, in words."""
+    said = [row.entry.source]
+    if row.entry.bound:
+        said.append("upper bound")
+    if row.recorded:
+        said.append("as recorded")
+    if row.entry.flags:
+        said.append("flagged")
+    return ", ".join(said)
+
+
+def _table(ranking: Ranking) -> Iterator[str]:
+    labels = [escape_markdown(label) for label in ranking.labels.values()]
+    yield from ("", f"### {ranking.kind.capitalize()}", "")
+    yield f"| Rank | System | Source | {' | '.join(labels)} | n |"
+    yield f"| --: | :-- | :-- | {'--: | ' * len(labels)}--: |"
+    first = next(iter(ranking.labels))
+    for row in ranking.rows:
+        rank = GAP if row.rank is None else str(row.rank)
+        size = str(row.scores[first].n) if first in row.scores else GAP
+        title = escape_markdown(row.entry.title)
+        cells = [_cell(row, ranking.task, metric) for metric in ranking.labels]
+        yield f"| {' | '.join([rank, title, source_of(row), *cells, size])} |"
+    if not ranking.by_test:
+        yield from ("", BY_INTERVALS)
+
+
+def _cell(row: Row, task: str, metric: str) -> str:
+    if (score := row.scores.get(metric)) is not None:
+        return f"{percent(score.mean)} {interval(score)}"
+    printed = row.entry.reported.get(task, {}).get(metric)
+    return GAP if printed is None else f"*{percent(printed)}*"
+
+
+def _about(entry: Entry, card: SubmissionCard) -> str:
+    facts = [escape_markdown(", ".join(card.authors)), card.date]
+    if card.backbone:
+        size = f", {card.parameters:,} parameters" if card.parameters else ""
+        facts.append(f"backbone {escape_markdown(card.backbone)}{size}")
+    facts.append(f"trained on {escape_markdown(', '.join(card.trained_on)) or 'none of the tasks'}")
+    if card.code:
+        facts.append(f"[code]({card.code})")
+    if card.weights:
+        facts.append(f"[weights]({card.weights})")
+    about = escape_markdown(card.description)
+    flags = "".join(f" *Flagged: {escape_markdown(flag)}.*" for flag in entry.flags)
+    return f"- **{escape_markdown(card.title)}** ({'; '.join(facts)}): {about}{flags}"

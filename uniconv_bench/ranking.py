@@ -1,0 +1,192 @@
+"""Who is ranked where: entries of a leaderboard -> a ranking per task and kind.
+
+Knows scores and what is told of a system; no file, no format, no task code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from uniconv_bench.cards import SubmissionCard
+from uniconv_bench.definitions import PerTurn
+from uniconv_bench.records import Score
+from uniconv_bench.rendering import metric_label
+from uniconv_bench.statistics import MetricSummary, ranks, summarise
+
+Source = Literal["ours", "submission", "published"]
+Kind = Literal["retrieval", "generation", "both"]
+KINDS: tuple[Kind, ...] = ("retrieval", "generation", "both")
+BOTH = "both"
+"""In place of a metric: by turn the mean of the first one of either stage."""
+Shown = Score | MetricSummary
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A system on a leaderboard. Its texts are as given: whoever shows them escapes them.
+
+    Attributes:
+        name: no two of one source share it, and it can name a file.
+        source: `published` figures were printed elsewhere, and are neither checked nor ranked.
+        scores: task -> scores.
+        bound: it is given the gold passages, so it has no rank.
+        recorded: task -> stages whose scores are as recorded, since their file is not here.
+        by_turn: task -> metric -> scores by turn, where they are at hand.
+        files: task -> `run` and `answers` -> file, where they are at hand.
+        reported: task -> metric -> fraction, of `published` figures.
+        backbone: its name, if it has one.
+        parameters: of the backbone, where it is known.
+        trained_on: tasks whose training set was used.
+        open_weights: whether anybody can get them; None: nothing is said of it.
+        card: of a submission.
+        flags: what a reader should know of a submission that breaks no rule.
+    """
+
+    name: str
+    title: str
+    source: Source
+    scores: Mapping[str, Sequence[Score]] = field(default_factory=dict)
+    bound: bool = False
+    recorded: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    by_turn: Mapping[str, Mapping[str, PerTurn]] = field(default_factory=dict)
+    files: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    reported: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    backbone: str | None = None
+    parameters: int | None = None
+    trained_on: Sequence[str] = ()
+    open_weights: bool | None = None
+    card: SubmissionCard | None = None
+    flags: Sequence[str] = ()
+
+    @property
+    def key(self) -> str:
+        """Names it among the entries of all sources."""
+        return f"{self.source}-{self.name}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """An entry's place in one ranking.
+
+    Attributes:
+        entry: whose.
+        rank: None: it has none, being a bound, published, or without a score here.
+        scores: metric -> mean and interval.
+        recorded: they are as recorded, not computed again.
+    """
+
+    entry: Entry
+    rank: int | None
+    scores: Mapping[str, Shown]
+    recorded: bool
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Best first, by the first metric; published figures last.
+
+    Attributes:
+        task: its name.
+        kind: what is ranked.
+        labels: metric -> what it is called, the one that ranks go by first.
+        rows: of every entry that has the task.
+        by_test: paired tests told systems apart; otherwise only their intervals.
+    """
+
+    task: str
+    kind: Kind
+    labels: Mapping[str, str]
+    rows: tuple[Row, ...]
+    by_test: bool
+
+
+def rankings(entries: Sequence[Entry]) -> list[Ranking]:
+    """Every ranking in which there is a score, by task, each in the order of `KINDS`."""
+    found = []
+    for task in sorted({task for entry in entries for task in (*entry.scores, *entry.reported)}):
+        stages = {
+            kind: _ranking(task, kind, _of_stage(entries, task, kind), entries)
+            for kind in ("retrieval", "generation")
+        }
+        both = _both(entries, task, [next(iter(r.labels), None) for r in stages.values()])
+        found += [*stages.values(), both]
+    return [ranking for ranking in found if ranking.labels]
+
+
+def _of_stage(
+    entries: Sequence[Entry], task: str, stage: str
+) -> list[tuple[Entry, dict[str, Shown]]]:
+    return [
+        (entry, {score.metric: score for score in entry.scores[task] if score.stage == stage})
+        for entry in entries
+        if task in entry.scores
+    ]
+
+
+def _both(entries: Sequence[Entry], task: str, firsts: Sequence[str | None]) -> Ranking:
+    """By turn the mean of two metrics, over the turns that are judged for both."""
+    joint = {entry.key: dict(_means(entry, task, firsts)) for entry in entries}
+    turns = {key: values for key, values in joint.items() if values}
+    label = f"mean of {' and '.join(metric_label(name) for name in firsts if name)}"
+    rows = [(e, {BOTH: summarise(turns[e.key])}) for e in entries if e.key in turns]
+    order = sorted(rows, key=lambda row: -row[1][BOTH].mean)
+    places = ranks({e.key: turns[e.key] for e, _ in order if not e.bound})
+    return Ranking(
+        task,
+        "both",
+        {BOTH: label} if rows else {},
+        tuple(Row(e, places.get(e.key), scores, bool(e.recorded.get(task))) for e, scores in order),
+        True,
+    )
+
+
+def _means(entry: Entry, task: str, firsts: Sequence[str | None]) -> Iterator[tuple[str, float]]:
+    by_metric = entry.by_turn.get(task, {})
+    if all(name in by_metric for name in firsts):
+        one, other = (by_metric[str(name)] for name in firsts)
+        yield from ((turn, (one[turn] + other[turn]) / 2) for turn in one if turn in other)
+
+
+def _ranking(
+    task: str,
+    kind: Literal["retrieval", "generation"],
+    rows: Sequence[tuple[Entry, dict[str, Shown]]],
+    entries: Sequence[Entry],
+) -> Ranking:
+    metrics = list(dict.fromkeys(metric for _, scores in rows for metric in scores))
+    first = metrics[0] if metrics else ""
+    order = sorted(rows, key=lambda row: -row[1][first].mean if first in row[1] else 1.0)
+    rivals = {e.key: (e, s[first]) for e, s in order if first in s and not e.bound}
+    places, by_test = _places(rivals, task, first)
+    placed = [
+        Row(e, places.get(e.key), scores, bool(scores) and kind in e.recorded.get(task, ()))
+        for e, scores in order
+    ]
+    published = [
+        Row(entry, None, {}, recorded=False)
+        for entry in entries
+        if set(metrics) & set(entry.reported.get(task, {}))
+    ]
+    labels = {metric: metric_label(metric) for metric in metrics}
+    return Ranking(task, kind, labels, (*placed, *published), by_test)
+
+
+def _places(
+    rivals: Mapping[str, tuple[Entry, Shown]], task: str, metric: str
+) -> tuple[dict[str, int], bool]:
+    """Entry -> rank, and whether tests told the systems apart, not only their intervals."""
+    turns = {
+        key: entry.by_turn[task][metric]
+        for key, (entry, _) in rivals.items()
+        if metric in entry.by_turn.get(task, {})
+    }
+    if len(turns) == len(rivals) and len({frozenset(values) for values in turns.values()}) <= 1:
+        return ranks(turns), True
+    scores = {key: score for key, (_, score) in rivals.items()}
+    return {
+        key: 1 + sum(other.ci95[0] > own.ci95[1] for other in scores.values())
+        for key, own in scores.items()
+    }, False
