@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from bundling import TASKS, FakeCorpus, edit, reseal
 
-from uniconv_bench import bundles
+from uniconv_bench import bundles, submission_cards
 from uniconv_bench.bundles import LONGEST_LINE, check
 from uniconv_bench.files import digest_of_file
 from uniconv_bench.runs import read_objects, write_objects
@@ -124,12 +124,12 @@ def test_more_than_a_hundred_passages_a_turn(bundle: Path, monkeypatch: pytest.M
     many = tuple(f"p{i:03d}" for i in range(101))
     monkeypatch.setattr(FakeCorpus, "ids", (*FakeCorpus.ids, *many))
     for count, expected in ((98, []), (99, ["toy: 1 turns rank more than 100 passages"])):
-        rows = "".join(f"c0_1\tQ0\t{p}\t9\t0.1\tx\n" for p in many[:count])
-        edit(bundle / RUN, lambda s, rows=rows: s + rows)  # type: ignore[misc]
+        rows = "".join(f"c0_1\tQ0\t{p}\t{i}\t0.1\tx\n" for i, p in enumerate(many[:count], 3))
+        edit(bundle / RUN, lambda s, rows=rows: s.replace("c0_2\t", f"{rows}c0_2\t", 1))  # type: ignore[misc]
         reseal(bundle)
         found = check(bundle, TASKS)
         assert [p.partition(", first")[0] for p in found] == expected
-        edit(bundle / RUN, lambda s, rows=rows: s.removesuffix(rows))  # type: ignore[misc]
+        edit(bundle / RUN, lambda s, rows=rows: s.replace(rows, ""))  # type: ignore[misc]
 
 
 def test_data_of_another_version_is_not_scored(bundle: Path) -> None:
@@ -261,7 +261,7 @@ def test_a_card_may_be_dated_where_it_is_tomorrow(
         def now(cls, tz: Any = None) -> Any:
             return datetime(2026, 2, day, 12, tzinfo=tz)
 
-    monkeypatch.setattr(bundles, "datetime", Clock)
+    monkeypatch.setattr(submission_cards, "datetime", Clock)
     assert check(bundle, TASKS) == expected
 
 

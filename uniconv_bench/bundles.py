@@ -8,34 +8,41 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from uniconv_bench.cards import SubmissionCard, parse_card
-from uniconv_bench.errors import UserError, unknown_name
+from uniconv_bench.conversation import Turn
+from uniconv_bench.errors import UserError
 from uniconv_bench.files import canonical_json, digest_of_file, read_json, read_toml
 from uniconv_bench.metrics import PerTurn, metric_score
-from uniconv_bench.rescoring import Tasks, rescore
-from uniconv_bench.runs import read_objects
+from uniconv_bench.rescoring import LoadedTask, Tasks, rescore
+from uniconv_bench.runs import DEPTH, check_ranks, read_answers, read_objects
+from uniconv_bench.submission_cards import check_card
 
 CARD, MANIFEST = "card.toml", "manifest.json"
 KINDS = {"run": ".run.gz", "answers": ".answers.jsonl.gz", "scores": ".scores.jsonl.gz"}
 """What a bundle may hold of a task -> how the file's name ends."""
+COPIED, WORDS = 0.2, 8
+"""From what share of verbatim references a submission is flagged, of those with so many words."""
 TOLERANCE = 1e-9
 """How far a claimed score may be from the recomputed one."""
 LARGEST_FILE = 1 << 30
 """Bytes that a run, answer or score file of a bundle may have once unpacked."""
 LARGEST_TEXT = 1 << 20
 """Bytes that its card and manifest may have."""
+LONGEST_ROW = 1 << 20
+"""Bytes that a line of those files may have."""
+LONGEST_ANSWER = 20_000
+"""Characters that an answer may have."""
+MOST_PROBLEMS = 20
+"""Problems of a bundle that are told."""
 LONGEST_LINE = 400
 """Characters of a problem's line; what a bundle holds may be quoted in it."""
-CODE_ADDRESS = re.compile(r"https://[A-Za-z0-9][A-Za-z0-9.-]*(/[A-Za-z0-9._~/-]*)?")
-MARKUP = re.compile(r"[<>\[\]|`\\]|https?://")
 
 
 class _Strict(BaseModel):
@@ -88,7 +95,10 @@ def examine(folder: Path, tasks: Tasks) -> Examination:
         found = _examine(folder, tasks)
     except OSError as error:  # of a file that cannot be read, or that goes away meanwhile
         found = Examination([f"{error.filename or folder}: {error.strerror or error}"])
-    found.problems = [_line(problem) for problem in found.problems]
+    told = [_line(problem) for problem in found.problems[:MOST_PROBLEMS]]
+    if len(found.problems) > len(told):
+        told.append(f"and {len(found.problems) - len(told)} more problems")
+    found.problems = told
     return found
 
 
@@ -123,15 +133,67 @@ def _examine(folder: Path, tasks: Tasks) -> Examination:
             problems.append(str(error))
             continue
         claim = manifest.tasks[name]
-        if claim.data_digest != task.digest:
-            problems.append(
-                f"{name}: made for other data (digest {claim.data_digest[:12]!r}, "
-                f"this version has {task.digest[:12]!r})"
-            )
-            continue
-        found.scores[name], wrong = rescore(task, *scored_files(folder, name))
-        problems += wrong or _compare(folder, name, claim, found.scores[name])
+        problems += _examine_task(folder, task, claim, found)
     return found
+
+
+def _examine_task(
+    folder: Path, task: LoadedTask, claim: Claim, found: Examination
+) -> Iterator[str]:
+    name = task.card.name
+    if claim.data_digest != task.digest:
+        yield (
+            f"{name}: made for other data (digest {claim.data_digest[:12]!r}, "
+            f"this version has {task.digest[:12]!r})"
+        )
+        return
+    run, answers = scored_files(folder, name)
+    turns = task.turns()
+    wrong = list(_check_lines(len(turns), run, answers))
+    if not wrong:
+        found.scores[name], wrong = rescore(task, run, answers)
+    wrong = wrong or list(_check_rows(run, answers))
+    if wrong:
+        yield from (p if p.startswith(f"{name}: ") else f"{name}: {p}" for p in wrong)
+        return
+    yield from _compare(folder, name, claim, found.scores[name])
+    if answers:
+        found.flags += _copied(name, turns, answers)
+
+
+def _check_lines(turns: int, run: Path | None, answers: Path | None) -> Iterator[str]:
+    """Files of more lines than a task can need are not read into memory."""
+    for path, most in ((run, turns * DEPTH), (answers, turns)):
+        if path and _unpacked(path).lines > most:
+            yield f"{path.name!r} has more than the {most:,} lines that {turns:,} turns need"
+
+
+def _check_rows(run: Path | None, answers: Path | None) -> Iterator[str]:
+    if run and (fault := check_ranks(run)):
+        yield fault
+    for answer in read_answers(answers).values() if answers else ():
+        if len(answer.text) > LONGEST_ANSWER:
+            yield (
+                f"the answer of turn {answer.turn_id!r} has {len(answer.text):,} characters, "
+                f"more than {LONGEST_ANSWER:,}"
+            )
+            return
+
+
+def _copied(name: str, turns: Sequence[Turn], answers: Path) -> Iterator[str]:
+    """Long references given as answers word for word: by chance some are, not a fifth of them."""
+    said = read_answers(answers)
+    long = {
+        turn.turn_id: [text for text in turn.references if len(text.split()) >= WORDS]
+        for turn in turns
+    }
+    judged = [turn_id for turn_id, texts in long.items() if texts]
+    same = [t for t in judged if t in said and said[t].text.strip() in map(str.strip, long[t])]
+    if judged and len(same) >= COPIED * len(judged):
+        yield (
+            f"{name}: {len(same)} of {len(judged)} answers are references of {WORDS} words or "
+            f"more, word for word, first of turn {same[0]!r}"
+        )
 
 
 def scored_files(folder: Path, task: str) -> tuple[Path | None, Path | None]:
@@ -168,53 +230,6 @@ def _read_manifest(path: Path) -> Manifest:
         raise UserError(f"malformed manifest: {place}: {first['msg']}", where=path) from error
 
 
-def check_card(card: SubmissionCard, folder: str, known: Tasks) -> Iterator[str]:
-    """What is wrong with a card in a folder of this name, where these tasks are known."""
-    taken = {name.casefold() for name in known.taken}
-    for place, value in (("name", card.name), ("title", card.title)):
-        if value.strip().casefold() in taken:
-            yield f"card field {place}: {value!r} is one of the project's own systems"
-    if card.name != folder:
-        yield f"the card's name is {card.name!r}, the folder's {folder!r}"
-    if not card.tasks or len(set(card.tasks)) < len(card.tasks):
-        yield "card field tasks: name each task once, at least one"
-    for place, names in (("tasks", card.tasks), ("trained_on", card.trained_on)):
-        for name in names:
-            if name not in known.names:
-                yield f"card field {place}: {unknown_name('task', name, known.names)}"
-    if not card.authors:
-        yield "card field authors: name at least one"
-    yield from _check_date(card.date)
-    texts = {
-        "title": [card.title],
-        "authors": card.authors,
-        "contact": [card.contact],
-        "description": [card.description],
-        "backbone": [card.backbone or "-"],
-    }
-    for name, values in texts.items():
-        for value in values:
-            found = MARKUP.search(value)
-            if found:
-                yield f"card field {name}: {found[0]!r} is markup; write plain text"
-            elif not value.strip():
-                yield f"card field {name}: empty"
-            elif not value.replace("\n", "").isprintable():
-                yield f"card field {name}: holds control characters"
-    if card.code is not None and not CODE_ADDRESS.fullmatch(card.code):
-        yield f"card field code: {card.code!r} is not a plain https address"
-
-
-def _check_date(text: str) -> Iterator[str]:
-    try:
-        day = date.fromisoformat(text)
-    except ValueError:
-        yield f"card field date: {text!r} is no day of the calendar"
-        return
-    if day > datetime.now(UTC).date() + timedelta(days=1):  # it may be tomorrow elsewhere
-        yield f"card field date: {text} is in the future"
-
-
 def _check_files(folder: Path, card: SubmissionCard, manifest: Manifest) -> Iterator[str]:
     allowed = {CARD, *(f"{task}{end}" for task in card.tasks for end in KINDS.values())}
     present = {path.name for path in folder.iterdir()} - {MANIFEST}
@@ -232,8 +247,8 @@ def _check_files(folder: Path, card: SubmissionCard, manifest: Manifest) -> Iter
             yield f"{name!r} is in the manifest but not in the bundle"
         elif digest_of_file(folder / name) != manifest.files[name]:
             yield f"{name!r} is not the file that the manifest names (sha256 differs)"
-        elif name.endswith(".gz") and not _small_enough(folder / name):
-            yield f"{name!r} is no whole gzip file of at most {LARGEST_FILE >> 20} MiB"
+        elif name.endswith(".gz"):
+            yield from _check_gzip(folder / name)
     if set(manifest.tasks) != set(card.tasks):
         yield (
             f"manifest has the tasks {', '.join(sorted(manifest.tasks)) or 'none'}, "
@@ -244,17 +259,39 @@ def _check_files(folder: Path, card: SubmissionCard, manifest: Manifest) -> Iter
             yield f"{task}: neither a run nor answers"
 
 
-def _small_enough(path: Path) -> bool:
-    size = 0
+class _Unpacked(NamedTuple):
+    size: int
+    lines: int
+    longest: int
+
+
+def _unpacked(path: Path) -> _Unpacked:
+    """Bytes, lines and longest line of a gzip file; reads no further than the limits.
+
+    Raises:
+        OSError, EOFError, zlib.error: it is not a whole gzip file.
+    """
+    size = lines = longest = row = 0
+    with gzip.open(path, "rb") as stream:
+        while size <= LARGEST_FILE and longest <= LONGEST_ROW and (block := stream.read(1 << 20)):
+            size += len(block)
+            lines += block.count(b"\n")
+            first, *others = block.split(b"\n")
+            row += len(first)
+            longest = max(longest, row, *map(len, others))
+            row = len(others[-1]) if others else row
+    return _Unpacked(size, lines + bool(row), longest)
+
+
+def _check_gzip(path: Path) -> Iterator[str]:
     try:
-        with gzip.open(path, "rb") as stream:
-            while block := stream.read(1 << 20):
-                size += len(block)
-                if size > LARGEST_FILE:
-                    return False
+        found = _unpacked(path)
     except (OSError, EOFError, zlib.error):
-        return False
-    return True
+        found = _Unpacked(LARGEST_FILE + 1, 0, 0)
+    if found.size > LARGEST_FILE:
+        yield f"{path.name!r} is no whole gzip file of at most {LARGEST_FILE >> 20} MiB"
+    elif found.longest > LONGEST_ROW:
+        yield f"{path.name!r} has a line of more than {LONGEST_ROW >> 20} MiB"
 
 
 def _compare(

@@ -26,6 +26,8 @@ Qrels = dict[str, dict[str, int]]
 
 DEPTH = 100
 """Most passages a turn that a run file may hold."""
+QUOTED = 40
+"""Characters of a wrong number that are quoted."""
 
 
 def float32(score: float) -> float:
@@ -89,12 +91,37 @@ def read_run(path: Path) -> Run:
         except ValueError:
             score = math.nan
         if not math.isfinite(score):
-            _refuse(f"field score: {text!r} is not a finite number", path, number)
+            _refuse(f"field score: {text[:QUOTED]!r} is not a finite number", path, number)
         ranking = rankings.setdefault(turn_id, {})
         if passage_id in ranking:
             _refuse(f"passage {passage_id!r} comes twice for turn {turn_id!r}", path, number)
         ranking[passage_id] = score
     return {turn_id: ordered(ranking.items()) for turn_id, ranking in rankings.items()}
+
+
+def check_ranks(path: Path) -> str | None:
+    """The first line of a run file whose rank is not that of its score, if there is one.
+
+    Turns are expected together, their ranks from 1, their scores in the one order.
+
+    Raises:
+        UserError: a line of other columns.
+    """
+    turn, due, above = "", 1, (math.inf, "")
+    for number, line in _lines(path):
+        turn_id, _, passage_id, rank, text, _ = _columns(line, 6, path, number)
+        if turn_id != turn:
+            turn, due, above = turn_id, 1, (math.inf, "")
+        try:
+            score = float32(float(text))
+        except ValueError:
+            continue  # for `read_run` to refuse
+        if rank != str(due):
+            return f"line {number}: rank {rank!r} where {due} is due"
+        if (-score, passage_id) < (-above[0], above[1]):
+            return f"line {number}: {passage_id!r} is ranked below a lower score, or a later id"
+        due, above = due + 1, (score, passage_id)
+    return None
 
 
 def write_answers(path: Path, answers: Iterable[Answer]) -> None:

@@ -14,7 +14,6 @@ from uniconv_bench.bundles import (
     Claim,
     Manifest,
     check,
-    check_card,
     scored_files,
 )
 from uniconv_bench.cards import SubmissionCard, parse_card
@@ -23,6 +22,7 @@ from uniconv_bench.files import digest_of_file, read_toml, write_json
 from uniconv_bench.metrics import metric_score
 from uniconv_bench.rescoring import Tasks, rescore
 from uniconv_bench.runs import read_answers, read_run, write_answers, write_objects, write_run
+from uniconv_bench.submission_cards import check_card
 
 
 def pack(
