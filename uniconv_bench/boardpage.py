@@ -1,12 +1,21 @@
-"""A leaderboard as a page of Markdown. Escapes what it shows."""
+"""A leaderboard, and what was found of one bundle, as Markdown. Escapes what it shows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from uniconv_bench.bundles import Examination
 from uniconv_bench.cards import Profile, SubmissionCard
+from uniconv_bench.metrics import metric_score
 from uniconv_bench.ranking import Entry, Ranking, Row
-from uniconv_bench.rendering import GAP, escape_markdown, interval, percent
+from uniconv_bench.rendering import (
+    GAP,
+    escape_markdown,
+    interval,
+    markdown_rows,
+    metric_label,
+    percent,
+)
 
 MADE_UP = (
     "The sample data was written by this project: no figure here is comparable with a published "
@@ -52,9 +61,23 @@ def page(
     return "\n".join(lines) + "\n"
 
 
+def report(found: Examination) -> str:
+    """What came out of looking at one bundle: its problems, or else its scores; and its flags."""
+    if found.problems:
+        return "".join(f"- {escape_markdown(problem)}\n" for problem in found.problems)
+    rows = [
+        {"task": task, "metric": metric_label(name), "mean": percent(score.mean)}
+        | {"95 % interval": interval(score), "turns": str(score.n)}
+        for task, by_metric in found.scores.items()
+        for name, score in ((name, metric_score(name, v)) for name, v in by_metric.items())
+    ]
+    flags = "".join(f"- Flagged: {escape_markdown(flag)}\n" for flag in found.flags)
+    return f"{markdown_rows(rows)}\n\n{flags}"
+
+
 def source_of(row: Row) -> str:
     """Where a row comes from, in words."""
-    said = [row.entry.source]
+    said: list[str] = [row.entry.source]
     if row.entry.bound:
         said.append("upper bound")
     if row.recorded:

@@ -78,8 +78,8 @@ def _looks(name: str) -> str:
 
 def _mixed(text: str) -> str | None:
     """The first word with letters that look like those of another script, as Cyrillic in Latin."""
-    for word in re.findall(r"[^\W\d_]+", text):
-        scripts = {unicodedata.name(letter, "?").split()[0] for letter in word}
+    for word in re.finditer(r"[^\W\d_]+", text):
+        scripts = {unicodedata.name(letter, "?").split()[0] for letter in word[0]}
         if len(scripts & {"LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE"}) > 1:
-            return word
+            return word[0]
     return None

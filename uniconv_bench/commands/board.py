@@ -66,18 +66,30 @@ def submit_pack(
     next_step(f"uniconv-bench submit check {bundle}")
 
 
-def submit_check(bundle: Path, as_json: JsonOption = False) -> None:
+def submit_check(
+    bundle: Path,
+    table: Annotated[
+        bool, typer.Option("--table", help="Print what was found as Markdown, with all scores.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Say everything that is wrong with a bundle; exit code 1 if anything is."""
-    from uniconv_bench.bundles import CARD, MANIFEST, check
+    from uniconv_bench.boardpage import report
+    from uniconv_bench.bundles import CARD, MANIFEST, examine
 
     if not any((bundle / name).exists() for name in (CARD, MANIFEST)):
         raise _no_bundle(bundle)
-    problems = check(bundle, _tasks())
+    found = examine(bundle, _tasks())
     if as_json:
-        print_json({"name": bundle.resolve().name, "problems": problems})
+        shown = {"name": bundle.resolve().name, "problems": found.problems, "flags": found.flags}
+        print_json(shown)
+    elif table:
+        typer.echo(report(found), nl=False)
     else:
-        typer.echo("\n".join(problems) or f"{bundle}: nothing wrong")
-    if problems:
+        typer.echo("\n".join(found.problems) or f"{bundle}: nothing wrong")
+        for flag in found.flags:
+            note(f"for a maintainer to look at: {flag}")
+    if found.problems:
         raise typer.Exit(1)
     next_step("uniconv-bench leaderboard build")
 
