@@ -812,6 +812,7 @@ def test_a_submission_from_files_to_the_page(
     assert (code, out) == (0, f"{bundle}\n")
     assert f"next: uniconv-bench submit check {bundle}" in err
     assert json.loads(command("submit", "check", bundle, "--json")[1])["problems"] == []
+    assert "| task | metric | mean |" in command("submit", "check", bundle, "--table")[1]
     pages = json.loads(command("leaderboard", "build", "--root", tmp_path, "--json")[1])
     page = tmp_path / "leaderboards" / "sample.md"
     assert pages == [{"name": "sample", "page": str(page)}]
@@ -846,7 +847,7 @@ def test_a_submission_that_is_refused(
     assert line.endswith("put it in quotes")
     card.write_text(plain.replace('"mine"', '"uniconv"').replace('"Mine"', '"UniConv"'))
     line = refused(*submission)
-    assert "card field name: 'uniconv' is one of the project's own systems" in line
+    assert "card field name: 'uniconv' is the name of another system" in line
     assert "(and 1 more)" in line  # and so is the title
     card.write_text(plain)
     pair = submission[4]

@@ -109,6 +109,19 @@ def test_a_broken_bundle_is_refused_and_the_page_made_from_the_others(
     assert "A good one" in page.read_text() and "liar" not in page.read_text()
 
 
+def test_two_submissions_do_not_share_a_title(bundle: Path, tmp_path: Path) -> None:
+    root = make_root(tmp_path, bundle)
+    copy = root / "leaderboards" / "submissions" / "later"
+    shutil.copytree(bundle, copy)
+    card = copy / "card.toml"
+    card.write_text(card.read_text().replace("good-one", "later").replace("A good", "A GOOD"))
+    reseal(copy)
+    built = build(root, TASKS, nothing)
+    assert built.refused == {
+        "later": ["card field title: 'A GOOD one' is the name of another system"]
+    }
+
+
 def own_record(folder: Path, **scores: Score) -> tuple[ResultRecord, dict[str, Path]]:
     """A record of the scores that its files give, or of others, and these files."""
     made = files(folder, hits=6)

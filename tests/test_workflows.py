@@ -1,4 +1,4 @@
-"""The workflows that meet strangers' pull requests: what they may do, and how they find a bundle."""
+"""The workflows that meet strangers' pull requests: their rights, and how they find a bundle."""
 
 from __future__ import annotations
 

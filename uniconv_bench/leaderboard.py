@@ -7,7 +7,7 @@ Knows no task by name: `Tasks` hands them in. `bundles` holds what is done with 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from uniconv_bench.boardpage import page
@@ -139,7 +139,8 @@ def _submitted(folder: Path, tasks: Tasks, built: Built) -> list[tuple[Submissio
         if path.is_file() and not path.is_symlink():
             built.skipped.append(path)
         elif not path.name.startswith("."):
-            seen = examine(path, tasks)
+            others = [entry.title for _, entry in found]
+            seen = examine(path, replace(tasks, taken=[*tasks.taken, *others]))
             if seen.problems or seen.card is None:
                 built.refused[path.name] = seen.problems
                 continue

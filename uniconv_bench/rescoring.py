@@ -51,7 +51,7 @@ class Tasks:
     Attributes:
         names: all of them.
         load: (name, profile) -> the task.
-        taken: names and titles of our own systems, which no submission may bear.
+        taken: names and titles of other systems, which no submission may bear.
     """
 
     names: Collection[str]

@@ -22,7 +22,7 @@ def check_card(card: SubmissionCard, folder: str, known: Tasks) -> Iterator[str]
     taken = {_looks(name) for name in known.taken}
     for place, value in (("name", card.name), ("title", card.title)):
         if _looks(value) in taken:
-            yield f"card field {place}: {value!r} is one of the project's own systems"
+            yield f"card field {place}: {value!r} is the name of another system"
     if card.name != folder:
         yield f"the card's name is {card.name!r}, the folder's {folder!r}"
     if not card.tasks or len(set(card.tasks)) < len(card.tasks):
