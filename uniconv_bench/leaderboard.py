@@ -134,7 +134,7 @@ def _own_entries(
 
 
 def _submitted(folder: Path, tasks: Tasks, built: Built) -> list[tuple[SubmissionCard, Entry]]:
-    found = []
+    found: list[tuple[SubmissionCard, Entry]] = []
     for path in sorted(folder.glob("*")):
         if path.is_file() and not path.is_symlink():
             built.skipped.append(path)
