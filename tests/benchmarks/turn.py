@@ -13,15 +13,17 @@ import json
 import random
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from uniconv_bench.decode import Decoding, stream
-from uniconv_bench.index import DenseIndex
+from uniconv_bench.index import ExactIndex
 from uniconv_bench.progress import Bars
 from uniconv_bench.prompts import Prompt
 from uniconv_bench.reader import Memory
@@ -33,7 +35,7 @@ PASSAGES = 10_000
 """In the index, which both sides search."""
 
 
-def unified(model: Any, index: DenseIndex, session: list[int], read: list[int], end: int) -> Any:
+def unified(model: Any, index: ExactIndex, session: list[int], read: list[int], end: int) -> Any:
     """Retrieves and begins to answer with one model."""
     memory = Memory(model)
     list(index.search(unit(memory.state([*session, end])[None]).cpu().numpy(), 3))
@@ -43,7 +45,7 @@ def unified(model: Any, index: DenseIndex, session: list[int], read: list[int], 
 def separate(
     retriever: Any,
     generator: Any,
-    index: DenseIndex,
+    index: ExactIndex,
     session: list[int],
     read: list[int],
     end: int,
@@ -82,7 +84,9 @@ def main() -> None:
     end, draw = one.config.eos_token_id, random.Random(0)
     width = one.config.hidden_size
     vectors = np.random.default_rng(0).standard_normal((PASSAGES, width), dtype=np.float32)
-    index = DenseIndex([f"p{i}" for i in range(PASSAGES)], vectors)
+    shard = Path(tempfile.mkdtemp()) / "vectors.npy"
+    np.save(shard, vectors)
+    index = ExactIndex([f"p{i}" for i in range(PASSAGES)], [shard])
     how = Decoding(ends=(), max_new_tokens=given.tokens)
     memory = weights(one) / weights(one, other)
 
