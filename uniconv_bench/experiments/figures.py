@@ -31,7 +31,12 @@ def drawn(outcome: Outcome, folder: Path) -> list[Path]:
         "grid": _grid,
         "bars": _bars,
     }
-    style: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    style: dict[Any, Any] = {
+        "figure.constrained_layout.use": True,
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
     with pyplot.rc_context({**style, "svg.hashsalt": outcome.study, "pdf.fonttype": 42}):
         figure = kinds[outcome.figure](outcome, pyplot)
         notes = sorted({f"n = {m.n}" for m in outcome.means if m.part is None})
@@ -87,7 +92,6 @@ def _dots(outcome: Outcome, pyplot: Any) -> Any:
         axes.grid(axis="x", linewidth=0.4, alpha=0.6)
     panels[0][0].set_yticks(range(len(parts)), [c if p is None else f"   {p}" for c, p in parts])
     panels[0][0].invert_yaxis()
-    figure.tight_layout()
     return figure
 
 
@@ -112,7 +116,6 @@ def _line(outcome: Outcome, pyplot: Any) -> Any:
         axes.set_ylabel(f"{label_of(measure)} x 100")
         axes.grid(linewidth=0.4, alpha=0.6)
         axes.legend(frameon=False, fontsize=8)
-    figure.tight_layout()
     return figure
 
 
@@ -160,7 +163,6 @@ def _pareto(outcome: Outcome, pyplot: Any) -> Any:
         bbox_to_anchor=(1.0, 0.5),
         title="filled: unbeaten",
     )
-    figure.tight_layout()
     return figure
 
 
@@ -183,7 +185,6 @@ def _grid(outcome: Outcome, pyplot: Any) -> Any:
         axes.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right")
         axes.set_yticks(range(len(conditions)), conditions)
         axes.set_title(f"{label_of(measure)} x 100", fontsize=9)
-    figure.tight_layout()
     return figure
 
 
@@ -210,7 +211,6 @@ def _bars(outcome: Outcome, pyplot: Any) -> Any:
         axes.set_xlabel(label)
         axes.margins(x=0.25)
     panels[0].invert_yaxis()
-    figure.tight_layout()
     return figure
 
 

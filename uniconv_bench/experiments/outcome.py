@@ -44,6 +44,8 @@ class Gap(_Part):
     """None: an interaction of four."""
     task: str
     measure: str
+    sides: tuple[Number, Number] | None
+    """The two means on these turns; None: an interaction."""
     mean: Number
     ci95: tuple[Number, Number]
     p: Annotated[float, Field(ge=0, le=1)]

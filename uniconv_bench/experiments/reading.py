@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from uniconv_bench.experiments.outcome import Gap, Mean, Watched
+from uniconv_bench.experiments.outcome import Gap, Watched
 from uniconv_bench.rendering import metric_label
 from uniconv_bench.statistics import LEVEL
 from uniconv_bench.study_cards import Expectation, StudyCard
@@ -23,12 +23,9 @@ def label_of(measure: str) -> str:
     return MEASURES.get(measure) or metric_label(measure)
 
 
-def reading(
-    card: StudyCard, means: Sequence[Mean], gaps: Sequence[Gap], watched: Sequence[Watched]
-) -> list[str]:
-    """Two sentences or three; the means are named with every difference."""
-    found = {(m.condition, m.task, m.measure): m for m in means if m.part is None}
-    sentences = [_expected(e, found, gaps) for e in card.expectations]
+def reading(card: StudyCard, gaps: Sequence[Gap], watched: Sequence[Watched]) -> list[str]:
+    """Two sentences or three; the means on the turns compared stand beside what was expected."""
+    sentences = [_expected(e, gaps) for e in card.expectations]
     if not card.expectations:
         sentences.append(_apart(card, gaps))
     if card.interaction:
@@ -51,9 +48,7 @@ def difference(gap: Gap) -> str:
     return f"{100 * gap.mean:+.1f} [{low:+.1f}, {high:+.1f}], {p}"
 
 
-def _expected(
-    expected: Expectation, found: dict[tuple[str, str, str], Mean], gaps: Sequence[Gap]
-) -> str:
+def _expected(expected: Expectation, gaps: Sequence[Gap]) -> str:
     label = f"{expected.condition} - {expected.against}"
     own = [g for g in gaps if g.label == label and g.measure == expected.metric]
     if not own:
@@ -65,10 +60,10 @@ def _expected(
         if gap.p_holm < LEVEL:
             verdict = "as expected" if sign * gap.mean > 0 else "the opposite"
         parts[verdict] += 1
-        one = found[expected.condition, gap.task, gap.measure]
-        other = found[expected.against, gap.task, gap.measure]
+        assert gap.sides is not None
+        one, other = gap.sides
         said.append(
-            f"{gap.task} {100 * one.mean:.1f} against {100 * other.mean:.1f} ({difference(gap)}, "
+            f"{gap.task} {100 * one:.1f} against {100 * other:.1f} ({difference(gap)}, "
             f"n = {gap.n}: {verdict})"
         )
     return (

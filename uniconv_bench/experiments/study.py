@@ -6,6 +6,7 @@ shares what it can with ordinary runs. Draws nothing.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,7 +80,8 @@ def conduct(card: StudyCard, profile: Profile, *, progress: Progress) -> Outcome
     for (_, name), measured in found.items():
         base = found[card.baseline, name]
         for extra in card.extras:
-            measured.values[extra] = _extra(extra, measured, base)
+            if measured is not base or extra == "grounding":  # all is like itself
+                measured.values[extra] = _extra(extra, measured, base)
     gaps = _gaps(card, tasks, found)
     means = list(_means(card, found))
     watched = [row for label, setup in setups.items() for row in _watched(label, setup)]
@@ -102,7 +104,7 @@ def conduct(card: StudyCard, profile: Profile, *, progress: Progress) -> Outcome
         gaps=tuple(gaps),
         costs=tuple(costs),
         watched=tuple(watched),
-        reading=tuple(reading(card, means, gaps, watched)),
+        reading=tuple(reading(card, gaps, watched)),
         provenance=machine.provenance({}, {}),
     )
 
@@ -271,6 +273,7 @@ def _gaps(
             condition=key[1],
             task=key[2],
             measure=key[3],
+            sides=_sides(*sides[key]) if key[1] else None,
             mean=difference.mean,
             ci95=difference.ci95,
             p=difference.p,
@@ -281,6 +284,10 @@ def _gaps(
         )
         for key, difference in differences.items()
     ]
+
+
+def _sides(one: PerTurn, other: PerTurn) -> tuple[float, float]:
+    return math.fsum(one.values()) / len(one), math.fsum(other.values()) / len(other)
 
 
 def _cost(label: str, task: str, measured: Measured) -> Cost:
