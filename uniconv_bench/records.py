@@ -25,6 +25,8 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.files import canonical_json, digest_of, read_json, write_json
 
 SCHEMA_VERSION = 2
+STUDIES = "studies"
+"""Folder of a results folder that holds what studies found."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -220,7 +222,12 @@ def read_record(path: Path) -> ResultRecord:
 
 
 def read_records(folder: Path) -> list[ResultRecord]:
-    """Every record below a folder, by path; a UserError names the first file that is none."""
+    """Every record below a folder, by path, but for what studies keep there.
+
+    Raises:
+        UserError: naming the first file that is none.
+    """
     if not folder.is_dir():
         raise UserError("no such folder", where=folder, mend="run a system on a task first")
-    return [read_record(path) for path in sorted(folder.rglob("*.json"))]
+    paths = sorted(folder.rglob("*.json"))
+    return [read_record(p) for p in paths if STUDIES not in p.relative_to(folder).parts]

@@ -24,8 +24,6 @@ from uniconv_bench.commands.shared import (
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import require_writable
 
-STUDIES = "studies"
-
 
 def list_studies(as_json: JsonOption = False) -> None:
     """List the studies: a question each, and the conditions that answer it."""
@@ -49,6 +47,7 @@ def experiment(
     from uniconv_bench.experiments.outcome import OUTCOME
     from uniconv_bench.experiments.pages import PAGE, kept
     from uniconv_bench.experiments.study import conduct, to_train
+    from uniconv_bench.records import STUDIES
 
     names = expanded("study", name)
     cards = {given: registry.study_card(given)[0] for given in names}
