@@ -18,6 +18,7 @@ PACKAGE = "uniconv_bench"
 LAYERS = (
     {"errors"},
     {"files"},
+    {"sealed"},
     {"artefacts"},
     {"conversation", "cards", "definitions", "formats", "lookup", "malformed", "system_cards"}
     | {"statistics", "study_cards", "training_cards"},
@@ -60,7 +61,7 @@ LAYERS = (
     {"ranking", "rescoring", "submission_cards", "bundles", "submission", "boardpage"}
     | {"leaderboard", "readingroom", "site"},
     {"experiments", "estimate"},
-    {"display", "doctor", "screen", "serving"},
+    {"cardview", "display", "doctor", "evidenceview", "screen", "serving"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from uniconv_bench.errors import UserError
+from uniconv_bench.origin import check_answers, check_run
 from uniconv_bench.runs import (
-    check_answers,
-    check_run,
     float32,
     ordered,
     read_answers,

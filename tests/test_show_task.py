@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from uniconv_bench import cli, display
+from uniconv_bench import cardview, cli
 from uniconv_bench.cards import TaskCard
 from uniconv_bench.commands.example import Example, example_of
 from uniconv_bench.conversation import Passage, Turn, Utterance
@@ -101,7 +101,7 @@ def printed(
     capfd: pytest.CaptureFixture[str], turn: Turn, passage: Passage | None, of: TaskCard
 ) -> str:
     example = Example("sample", turn, passage, ("built",), frozenset({"built"}))
-    display.show_task(of, COUNTS, example)
+    cardview.show_task(of, COUNTS, example)
     return capfd.readouterr().out
 
 
@@ -129,7 +129,7 @@ def test_given_passages_take_the_place_of_retrieved_ones(capfd: pytest.CaptureFi
 
 
 def test_without_data_only_the_card_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
-    display.show_task(card(), {}, None)
+    cardview.show_task(card(), {}, None)
     out = capfd.readouterr().out
     assert "conversation (" not in out and "SCAI-QReCC-21 dropped" in out
     assert "A turn of it is shown here once its official files are prepared." in out

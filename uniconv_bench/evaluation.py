@@ -24,7 +24,7 @@ from uniconv_bench.costs import counted
 from uniconv_bench.definitions import Stage, computable, of_stage, packages_of
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of, digest_of_code, digest_of_file, write_json, write_jsonl
-from uniconv_bench.origin import check_passages, ranked
+from uniconv_bench.origin import check_passages, check_run, ranked
 from uniconv_bench.outside import answers, fingerprint_of, rankings, source_of
 from uniconv_bench.recording import ANSWERS, RUN, SCORES, SUMMARY
 from uniconv_bench.system import Answer, Encoding, Generator, Progress, Retriever
@@ -230,7 +230,7 @@ class Evaluation:
     def _check(self, run: runs.Run) -> None:
         """Refuses a run with unknown turns or passages: a retriever's fault, never a score."""
         known = [turn.turn_id for turn in self.turns]
-        faults = runs.check_run(run, known, self.task.corpus.ids, depth=self.depth)
+        faults = check_run(run, known, self.task.corpus.ids, depth=self.depth)
         if faults:
             raise UserError(f"{self.setup.card.name} made an impossible run: {faults[0]}")
 

@@ -13,30 +13,26 @@ from uniconv_bench.records import ResultRecord
 from uniconv_bench.rendering import Column, metric_label
 
 PART = "part of the dataset"
+INCOMPARABLE = "so no figure here is comparable with a published one."
+PROFILES = {
+    "sample": "Profile sample: the data is small and was written by this project, " + INCOMPARABLE,
+    "mini": f"Profile mini: real turns over a reduced corpus, {INCOMPARABLE}",
+    "full": "Profile full: the whole dataset and corpus.",
+}
+"""What the data of each is."""
 
 
 def of_profile(records: Sequence[ResultRecord]) -> list[str]:
     """What figures of a profile may be compared with."""
-    notes = []
-    profile = records[0].task.profile
-    if profile == "sample":
-        notes.append(
-            "Profile sample: the data is small and was written by this project, so no figure here "
-            "is comparable with a published one."
-        )
-    elif profile == "mini":
-        notes.append(
-            "Profile mini: real turns over a reduced corpus, so no figure here is comparable with "
-            "a published one."
-        )
-    else:
-        parts = distinct(r.task.name for r in records if r.task.part)
-        but = f", but {PART} of {', '.join(parts)}" if parts else ""
-        unknown = distinct(f"{what} of {r.task.name}" for r in records for what in r.task.unchecked)
-        if unknown:
-            but += f"; not held against a published count: {', '.join(unknown)}"
-        notes.append(f"Profile full: the whole dataset and corpus{but}.")
-    return notes
+    note = PROFILES[records[0].task.profile]
+    if records[0].task.profile != "full":
+        return [note]
+    parts = distinct(r.task.name for r in records if r.task.part)
+    but = f", but {PART} of {', '.join(parts)}" if parts else ""
+    unknown = distinct(f"{what} of {r.task.name}" for r in records for what in r.task.unchecked)
+    if unknown:
+        but += f"; not held against a published count: {', '.join(unknown)}"
+    return [f"{note.removesuffix('.')}{but}."]
 
 
 def of_tasks(records: Sequence[ResultRecord], columns: Sequence[Column]) -> list[str]:

@@ -6,23 +6,19 @@ other field, so a file edited by hand is refused.
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    ValidationError,
-    computed_field,
     model_serializer,
     model_validator,
 )
 
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import canonical_json, digest_of, read_json, write_json
+from uniconv_bench.files import read_json
+from uniconv_bench.sealed import Sealed, Strict, opened, write_sealed
 
 SCHEMA_VERSION = 2
 STUDIES = "studies"
@@ -32,11 +28,7 @@ Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class TaskPart(_Part):
+class TaskPart(Strict):
     """What was measured on."""
 
     name: str
@@ -58,7 +50,7 @@ class TaskPart(_Part):
         return {name: value for name, value in written.items() if name not in late or value}
 
 
-class SystemPart(_Part):
+class SystemPart(Strict):
     """What was measured."""
 
     name: str
@@ -71,7 +63,7 @@ class SystemPart(_Part):
     """The resolved card."""
 
 
-class Score(_Part):
+class Score(Strict):
     """One metric: a fraction and its 95 % interval."""
 
     metric: str
@@ -91,7 +83,7 @@ class Score(_Part):
         return self
 
 
-class Counts(_Part):
+class Counts(Strict):
     """Turns in the split, judged, and left without a result. Missing ones scored 0."""
 
     turns: Count
@@ -102,7 +94,7 @@ class Counts(_Part):
     empty_answers: Count
 
 
-class Digests(_Part):
+class Digests(Strict):
     """sha256 of the files that the scores come from; None: the system has no such file."""
 
     run: Digest | None
@@ -111,7 +103,7 @@ class Digests(_Part):
     """Per-turn scores."""
 
 
-class TrainingPart(_Part):
+class TrainingPart(Strict):
     """Where and by what an adapter was trained, perhaps long before; with what: the settings."""
 
     seed: int
@@ -124,7 +116,7 @@ class TrainingPart(_Part):
     peak_memory_bytes: Count
 
 
-class Provenance(_Part):
+class Provenance(Strict):
     """By what code, on what machine, at what cost."""
 
     package: str
@@ -148,7 +140,7 @@ class Provenance(_Part):
     created: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
 
 
-class ResultRecord(_Part):
+class ResultRecord(Sealed):
     """The scores of one system on one task, and everything they depend on."""
 
     schema_version: Literal[2] = 2
@@ -160,12 +152,6 @@ class ResultRecord(_Part):
     """Turns taken if not all; such a record never enters a table."""
     digests: Digests
     provenance: Provenance
-
-    @computed_field  # type: ignore[prop-decorator]  # mypy has no decorated properties
-    @cached_property
-    def digest(self) -> str:
-        """sha256 over all other fields."""
-        return digest_of(self.model_dump(mode="json", exclude={"digest"}))
 
     @model_validator(mode="after")
     def _each_metric_once(self) -> Self:
@@ -186,7 +172,7 @@ def record_path(results: Path, record: ResultRecord) -> Path:
 
 def write_record(record: ResultRecord, path: Path) -> Path:
     """Writes a record with its digest."""
-    return write_json(path, record.model_dump(mode="json"))
+    return write_sealed(record, path)
 
 
 def read_record(path: Path) -> ResultRecord:
@@ -205,20 +191,7 @@ def read_record(path: Path) -> ResultRecord:
             where=path,
             mend="run the task again or use the uniconv-bench version that wrote it",
         )
-    digest = content.pop("digest", None)
-    try:
-        record = ResultRecord.model_validate_json(canonical_json(content))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "record"
-        raise UserError(f"malformed record: field {field}: {first['msg']}", where=path) from error
-    if record.digest != digest:
-        raise UserError(
-            "the digest does not fit the content: the file was changed after it was written",
-            where=path,
-            mend="run the task again",
-        )
-    return record
+    return opened(ResultRecord, content, path, what="record", mend="run the task again")
 
 
 def read_records(folder: Path) -> list[ResultRecord]:

@@ -15,7 +15,8 @@ from uniconv_bench.conversation import Turn
 from uniconv_bench.definitions import of_stage, uncomputable
 from uniconv_bench.errors import UserError
 from uniconv_bench.metrics import PerTurn, score
-from uniconv_bench.runs import DEPTH, check_answers, check_run, read_answers, read_run
+from uniconv_bench.origin import check_answers, check_run
+from uniconv_bench.runs import DEPTH, read_answers, read_run
 from uniconv_bench.system import Corpus
 
 

@@ -1,4 +1,4 @@
-"""Run, answer, qrels and reference files: written, read, checked. Knows no task and no score.
+"""Run, answer, qrels and reference files: written, read, in order. Knows no task and no score.
 
 One order holds everywhere: scores as float32, best first, equal scores by passage id ascending.
 """
@@ -10,7 +10,7 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -212,64 +212,6 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(row, dict):
             _refuse("not a JSON object", path, number)
         yield number, row
-
-
-def check_run(
-    run: Mapping[str, Ranking],
-    turn_ids: Collection[str],
-    passage_ids: Container[str],
-    *,
-    judged: Collection[str] = (),
-    depth: int = DEPTH,
-) -> list[str]:
-    """What is wrong with a run, a line each: unknown or missing turns, unknown passages, depth.
-
-    Args:
-        run: as read.
-        turn_ids: every turn of the split.
-        passage_ids: the corpus.
-        judged: turns that must have a ranking.
-        depth: most passages a turn.
-    """
-    problems = _check_turns(run, turn_ids, judged, "ranking")
-    strangers = [(t, p) for t, rows in run.items() for p, _ in rows if p not in passage_ids]
-    if strangers:
-        turn_id, passage_id = strangers[0]
-        problems.append(
-            f"{len(strangers)} ranked passages are not in the corpus, "
-            f"first {passage_id!r} of turn {turn_id!r}"
-        )
-    deep = [turn_id for turn_id, rows in run.items() if len(rows) > depth]
-    if deep:
-        problems.append(f"{len(deep)} turns rank more than {depth} passages, first {deep[0]!r}")
-    for turn_id, rows in run.items():
-        try:
-            ordered(rows)
-        except UserError as error:
-            problems.append(f"turn {turn_id!r}: {error}")
-            break
-    return problems
-
-
-def check_answers(
-    answers: Mapping[str, Any], turn_ids: Collection[str], *, judged: Collection[str] = ()
-) -> list[str]:
-    """What is wrong with answers, a line each: unknown turns, judged turns without an answer."""
-    return _check_turns(answers, turn_ids, judged, "answer")
-
-
-def _check_turns(
-    given: Mapping[str, Any], turn_ids: Collection[str], judged: Collection[str], what: str
-) -> list[str]:
-    problems = []
-    known = set(turn_ids)
-    unknown = [turn_id for turn_id in given if turn_id not in known]
-    if unknown:
-        problems.append(f"{len(unknown)} turns are not of this task, first {unknown[0]!r}")
-    absent = [turn_id for turn_id in judged if turn_id not in given]
-    if absent:
-        problems.append(f"{len(absent)} judged turns have no {what}, first {absent[0]!r}")
-    return problems
 
 
 def _write_text(path: Path, text: str) -> None:

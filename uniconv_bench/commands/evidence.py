@@ -63,7 +63,7 @@ def compare(
     if as_json:
         print_json(_plain(found, said))
         return
-    from uniconv_bench.display import show_comparison
+    from uniconv_bench.evidenceview import show_comparison
 
     show_comparison(found, said)
     next_step(command_of("claims", profile=profile))
@@ -156,7 +156,7 @@ def claims(
     if as_json:
         print_json([{"profile": profile, **verdicts.plain(answer)} for answer in answers])
         return
-    from uniconv_bench.display import show_claims
+    from uniconv_bench.evidenceview import show_claims
 
     show_claims(answers, profile)
     next_step(command_of("report", profile=profile))
@@ -204,7 +204,7 @@ def reproduce(
     if as_json:
         print_json({"tolerance": near, "reason": why, **told, "metrics": [asdict(r) for r in rows]})
         return
-    from uniconv_bench.display import show_reproduced
+    from uniconv_bench.evidenceview import show_reproduced
 
     show_reproduced(mine, rows, told, f"close: within {near} ({why})")
     note(f"{entered} new lines in {ledger}")
@@ -262,7 +262,7 @@ def explain(
     if as_json:
         print_json(told)
         return
-    from uniconv_bench.display import show_conventions
+    from uniconv_bench.evidenceview import show_conventions
 
     show_conventions(of, rows)
     if run is None:

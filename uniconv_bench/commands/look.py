@@ -44,7 +44,7 @@ def list_metrics(as_json: JsonOption = False) -> None:
 
 def show_task(name: str, as_json: JsonOption = False) -> None:
     """A dataset's card: what it is, a turn that shows it, sizes, licence, citation, traps."""
-    from uniconv_bench import display
+    from uniconv_bench import cardview
     from uniconv_bench.cards import PROFILES
     from uniconv_bench.commands.example import example_of
     from uniconv_bench.prepare import is_prepared, sample_of
@@ -74,7 +74,7 @@ def show_task(name: str, as_json: JsonOption = False) -> None:
             {**card.model_dump(mode="json"), "path": str(path), "counts": counts, "example": told}
         )
         return
-    display.show_task(card, counts, example)
+    cardview.show_task(card, counts, example)
     if prepared:
         profile = next(iter(prepared))
         option = "" if profile == "sample" else f" --profile {profile}"
@@ -95,13 +95,13 @@ def _counts(task: Task) -> dict[str, Any]:
 
 def show_system(name: str, as_json: JsonOption = False) -> None:
     """A system's card with everything it inherits, and the source of every choice."""
-    from uniconv_bench import display
+    from uniconv_bench import cardview
 
     card, path = registry.system_card(name)
     if as_json:
         print_json({**card.model_dump(mode="json"), "path": str(path)})
         return
-    display.show_system(card)
+    cardview.show_system(card)
     next_step(f"uniconv-bench run --task qrecc --system {name}")
 
 

@@ -72,7 +72,7 @@ def score(
         whole = given.is_whole(run, qrels, run_file)
         if of:
             known = [turn.turn_id for turn in of.turns()]
-            for problem in runs.check_run(run, known, of.corpus.ids):
+            for problem in origin.check_run(run, known, of.corpus.ids):
                 note(f"{run_file}: {problem}")
                 whole = False
     if answers_file and says:
@@ -85,7 +85,7 @@ def score(
             origin.check_passages(origin.shown(answers), ids, of.card.name, answers_file)
         whole = given.is_whole(answers, references, answers_file) and whole
         if of:
-            for problem in runs.check_answers(answers, [turn.turn_id for turn in of.turns()]):
+            for problem in origin.check_answers(answers, [turn.turn_id for turn in of.turns()]):
                 note(f"{answers_file}: {problem}")
                 whole = False
         texts = {turn_id: answer.text for turn_id, answer in answers.items()}

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
+from pydantic import Field
 
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import canonical_json, digest_of, read_json, write_json
+from uniconv_bench.files import read_json
 from uniconv_bench.records import Count, Digest, Provenance
+from uniconv_bench.sealed import Sealed, Strict, opened, write_sealed
 
 OUTCOME = "outcome.json"
 Number = Annotated[float, Field(ge=-2, le=2)]
 Seconds = Annotated[float, Field(ge=0)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class Mean(_Part):
+class Mean(Strict):
     """A measure of one condition on one task, over all its turns or a part of them."""
 
     condition: str
@@ -35,7 +31,7 @@ class Mean(_Part):
     conversations: Annotated[int, Field(gt=0)]
 
 
-class Gap(_Part):
+class Gap(Strict):
     """A difference between two conditions on the turns that both have."""
 
     label: str
@@ -57,7 +53,7 @@ class Gap(_Part):
     conversations: Annotated[int, Field(gt=0)]
 
 
-class Cost(_Part):
+class Cost(Strict):
     """What a condition took; of stages that were cached, what they took when they were done."""
 
     condition: str
@@ -74,7 +70,7 @@ class Cost(_Part):
     that has weights of its own."""
 
 
-class Watched(_Part):
+class Watched(Strict):
     """A guard's number at the end of an adapter's training, where its card has validation."""
 
     condition: str
@@ -86,7 +82,7 @@ class Watched(_Part):
     """What it means, where it is beyond its bound."""
 
 
-class Outcome(_Part):
+class Outcome(Sealed):
     """Everything a study found, and what it depends on."""
 
     schema_version: Literal[1] = 1
@@ -115,12 +111,6 @@ class Outcome(_Part):
     reading: tuple[str, ...]
     provenance: Provenance
 
-    @computed_field  # type: ignore[prop-decorator]  # mypy has no decorated properties
-    @cached_property
-    def digest(self) -> str:
-        """sha256 over all other fields."""
-        return digest_of(self.model_dump(mode="json", exclude={"digest"}))
-
     def conditions(self) -> list[str]:
         """In the order of the card."""
         return list(dict.fromkeys(mean.condition for mean in self.means))
@@ -135,7 +125,7 @@ class Outcome(_Part):
 
 def write_outcome(outcome: Outcome, folder: Path) -> Path:
     """Writes an outcome with its digest into a study's folder."""
-    return write_json(folder / OUTCOME, outcome.model_dump(mode="json"))
+    return write_sealed(outcome, folder / OUTCOME)
 
 
 def read_outcome(path: Path) -> Outcome:
@@ -148,15 +138,4 @@ def read_outcome(path: Path) -> Outcome:
     mend = "run the study again"
     if not isinstance(content, dict):
         raise UserError("not a study's outcome: no JSON object", where=path, mend=mend)
-    digest = content.pop("digest", None)
-    try:
-        outcome = Outcome.model_validate_json(canonical_json(content))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "outcome"
-        what = f"malformed outcome: field {field}: {first['msg']}"
-        raise UserError(what, where=path, mend=mend) from error
-    if outcome.digest != digest:
-        what = "the digest does not fit the content: the file was changed after it was written"
-        raise UserError(what, where=path, mend=mend)
-    return outcome
+    return opened(Outcome, content, path, what="outcome", mend=mend)

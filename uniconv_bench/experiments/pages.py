@@ -18,17 +18,11 @@ from uniconv_bench.experiments.outcome import (
 )
 from uniconv_bench.experiments.reading import difference, label_of
 from uniconv_bench.files import atomic_write
+from uniconv_bench.footnotes import PROFILES
 from uniconv_bench.rendering import GAP, escape_markdown
 from uniconv_bench.statistics import FEW
 
 PAGE, CSV = "study.md", "means.csv"
-NOT_COMPARABLE = "so no figure here is comparable with a published one."
-NOTES = {
-    "sample": "Profile sample: the data is small and was written by this project, "
-    + NOT_COMPARABLE,
-    "mini": f"Profile mini: real turns over a reduced corpus, {NOT_COMPARABLE}",
-    "full": "Profile full: the whole dataset and corpus.",
-}
 
 
 def kept(outcome: Outcome, folder: Path) -> tuple[Outcome, bool]:
@@ -160,7 +154,7 @@ def _notes(outcome: Outcome) -> list[str]:
         "Means x 100 with 95 % intervals (bootstrap over conversations); n: turns.",
         "Differences: paired by turn, with 95 % interval and the p of a randomisation test over "
         "conversations, corrected by Holm for all differences of this study.",
-        NOTES[outcome.profile],
+        PROFILES[outcome.profile],
     ]
     if outcome.turns is not None:
         notes.append(f"The first {outcome.turns} test turns of each task.")
