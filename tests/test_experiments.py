@@ -7,18 +7,22 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from uniconv_bench import cli, registry
-from uniconv_bench.conversation import Turn
+from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.errors import UserError
 from uniconv_bench.experiments.conditions import NAME, NUMBER, evidence_of, view_of
+from uniconv_bench.experiments.measures import Measured, extra_of
 from uniconv_bench.experiments.outcome import OUTCOME, Outcome, read_outcome
 from uniconv_bench.experiments.pages import CSV, PAGE, kept
 from uniconv_bench.experiments.slices import sliced
 from uniconv_bench.experiments.study import conduct, setup_of
 from uniconv_bench.progress import Silent
+from uniconv_bench.system import Answer
 from uniconv_bench.task import Task, load_task
 
 TINY = """
@@ -132,6 +136,21 @@ def test_a_contradicted_passage_no_longer_says_the_answer(qrecc: Task) -> None:
         spans = {s for r in asked.references for s in (*NAME.findall(r), *NUMBER.findall(r))}
         gone = [s for s in spans if re.search(rf"\b{s}\b", sound) and s not in broken]
         assert gone and not any(s in u.text for s in gone for u in asked.history)
+
+
+def test_grounding_is_in_what_was_read_not_in_what_the_corpus_says(qrecc: Task) -> None:
+    passage = next(iter(qrecc.corpus))
+    word = next(w for w in passage.text.split() if w.isalpha() and len(w) > 5)
+    answers = {"1_1": Answer("1_1", f"{word} zyx", evidence=(passage.passage_id,))}
+    asked: Any = SimpleNamespace(task=qrecc)
+
+    def grounded(handed: dict[str, list[Passage]] | None) -> float:
+        measured = Measured(asked, [], {}, answers, {}, {}, handed)
+        return extra_of("grounding", measured, measured)["1_1"]
+
+    assert grounded(None) == 0.5
+    assert grounded({"1_1": [replace(passage, text="zyx", title="")]}) == 0.5
+    assert grounded({"1_1": [replace(passage, text="else", title="")]}) == 0.0
 
 
 # --- slices -------------------------------------------------------------------------------------

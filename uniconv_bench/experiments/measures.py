@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uniconv_bench import runs
-from uniconv_bench.conversation import Turn
+from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.definitions import PerTurn, normalise, token_f1
 from uniconv_bench.evaluation import Evaluation
 from uniconv_bench.experiments.outcome import Gap, Mean
@@ -40,6 +40,8 @@ class Measured:
     answers: dict[str, Answer]
     values: dict[str, PerTurn]
     folders: dict[str, Path]
+    handed: dict[str, list[Passage]] | None = None
+    """Turn -> passages as they were handed over, perhaps changed; None: the corpus's own."""
 
 
 def extra_of(extra: Extra, measured: Measured, base: Measured) -> PerTurn:
@@ -67,7 +69,10 @@ def _grounding(measured: Measured) -> PerTurn:
     for turn_id, answer in measured.answers.items():
         words = normalise(answer.text).split()
         if words and answer.evidence:
-            read = {w for p in answer.evidence for w in normalise(corpus[p].contents).split()}
+            passages = (measured.handed or {}).get(turn_id) or map(
+                corpus.__getitem__, answer.evidence
+            )
+            read = {word for p in passages for word in normalise(p.contents).split()}
             found[turn_id] = sum(word in read for word in words) / len(words)
     return found
 

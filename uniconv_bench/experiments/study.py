@@ -143,4 +143,4 @@ def _measured(
         references={t: r for t, r in task.references().items() if t in kept},
         texts={t: a.text for t, a in answers.items()} if answers else None,
     )
-    return Measured(evaluation, turns, run, answers, values, folders)
+    return Measured(evaluation, turns, run, answers, values, folders, passages)
