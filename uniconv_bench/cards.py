@@ -89,8 +89,8 @@ class Source(Card):
     file: str
     """Path in the raw folder, where the task's reader expects it; of a zip or tar.gz archive the
     folder that it is unpacked into (`.`: the raw folder itself)."""
-    url: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
-    """A direct download of a pinned revision."""
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+/\S*$")] | None = None
+    """A direct download of a pinned revision; an address with a password is none."""
     manual: str | None = None
     """Where no direct download is known: what a person has to get, and from where."""
     bytes: Positive | None = None

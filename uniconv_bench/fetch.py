@@ -15,6 +15,7 @@ from uniconv_bench.cards import Profile, TaskCard
 from uniconv_bench.download import Patience
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import cache_dir, require_folder, write_json
+from uniconv_bench.offline import is_offline
 from uniconv_bench.rawfiles import Line, RawFiles, files_of
 from uniconv_bench.system import Progress
 
@@ -140,7 +141,6 @@ def fetch(
     card: TaskCard,
     profile: Profile,
     *,
-    offline: bool = False,
     accept_licence: bool = False,
     progress: Progress,
     patience: Patience | None = None,
@@ -150,7 +150,6 @@ def fetch(
     Args:
         card: names the sources.
         profile: what the files are for; decides how much disk is needed.
-        offline: make no connection.
         accept_licence: a person accepts terms that are not open; remembered.
         progress: told what is done.
         patience: limits of a download.
@@ -165,7 +164,7 @@ def fetch(
     whole = plan(card, profile)
     missing = [line for line in whole.lines if line.state != "there"]
     if missing:
-        _allowed(whole, missing, store, offline)
+        _allowed(whole, missing, store)
         _consent(card, store, accept_licence)
         _room(whole)
         progress.note(whole.cost())
@@ -178,11 +177,11 @@ def fetch(
     return store.files
 
 
-def _allowed(whole: Plan, missing: list[Line], store: RawFiles, offline: bool) -> None:
+def _allowed(whole: Plan, missing: list[Line], store: RawFiles) -> None:
     """Refuses before any work what cannot succeed."""
     title, files = whole.card.title, ", ".join(line.name for line in missing)
-    if offline:
-        what = f"--offline, and the cache lacks {len(missing)} raw files of {title}: {files}"
+    if is_offline():
+        what = f"offline, and the cache lacks {len(missing)} raw files of {title}: {files}"
         mend = "run once without --offline, or pass --data-dir FOLDER with the official files"
         raise UserError(what, where=store.files, mend=mend)
     by_hand = [line for line in missing if line.state == "by hand"]

@@ -46,9 +46,6 @@ def prepare(
     task: TaskOption,
     profile: ProfileOption = "sample",
     data_dir: DataOption = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Make no connection: cached raw files only.")
-    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List files, licence, disk and time; do nothing.")
     ] = False,
@@ -78,8 +75,7 @@ def prepare(
 ) -> None:
     """Get raw files and read them into the cache: turns, passages and judgements, checked.
 
-    The files come from --data-dir, else from the sources that the card names, else, with
-    --offline, from the cache alone.
+    The files come from --data-dir, else from the cache, else from the sources that the card names.
     """
     from uniconv_bench import display, fetch
     from uniconv_bench import prepare as stage
@@ -103,7 +99,6 @@ def prepare(
                 raw = fetch.fetch(
                     card,
                     profile,
-                    offline=offline,
                     accept_licence=accept_licence,
                     progress=progress(),
                 )
