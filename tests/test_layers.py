@@ -78,8 +78,7 @@ ONLY = {
         *("index", "encode", "dense", "decode", "task", "uniconv"),
     },
     "uniconv": {
-        *("errors", "files", "offline", "artefacts"),
-        *("cards", "system_cards", "training_cards"),
+        *("errors", "files", "artefacts", "cards", "system_cards", "training_cards"),
         *("conversation", "prompts", "system"),
         *("index", "encode", "dense", "decode", "task", "metrics"),
     },

@@ -21,7 +21,6 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.files import cache_dir
 from uniconv_bench.offline import LIBRARIES, OFFLINE
 from uniconv_bench.progress import Silent
-from uniconv_bench.uniconv.backbone import checkpoint, find_backbone
 
 TOKEN, PROXY = "hf_secret_7c41", "proxy-secret-90aa"
 
@@ -102,8 +101,6 @@ def test_each_door_to_a_network_is_closed_offline(
             answers(generator(server))
         with pytest.raises(UserError, match="offline, and the cache lacks 3 raw files"):
             get(card_of(sources(server)))
-        with pytest.raises(UserError, match="are not here and cannot be fetched"):
-            checkpoint(find_backbone(f"hub:lab/none@{'0' * 40}"), Silent())
     assert server.seen == []
 
 
@@ -128,7 +125,7 @@ DEEP = b"[" * 100_000
 HOSTILE: dict[str, tuple[Fault, str]] = {
     "no end": (endless, "its answer has more than 16 MiB"),
     "too deep": (body(DEEP), "its answer is no whole JSON"),
-    "an error too deep": (body(DEEP, 400), "the server answers 400 (http),
+    "an error too deep": (body(DEEP, 400), "the server answers 400 (http"),
     "choices of another type": (body(b'{"choices": 1}'), "its answer holds no text"),
     "a choice of another type": (body(b'{"choices": ["x"]}'), "its answer holds no text"),
     "a message of another type": (body(b'{"choices": [{"message": 1}]}'), "holds no text"),

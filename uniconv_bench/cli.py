@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import io
 import logging
 import os
 import re
@@ -164,6 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         go_offline()
     if not debug:
         _quieten_libraries()
+    _bear_any_sign()
     command = typer.main.get_command(app)
     try:
         code = command.main(
@@ -204,6 +206,8 @@ def explain(error: Exception) -> str | None:
             return cache
         what = FAULTS.get(error.errno or 0) or error.strerror or str(error).split("\n")[0]
         return str(UserError(what, where=error.filename, mend=MENDS.get(error.errno or 0)))
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # of a path with `~`
+        return f"there is no home folder for ~; set HOME, or name whole paths and {CACHE}"
     if isinstance(error, ModuleNotFoundError) and error.name:
         module = error.name.partition(".")[0]
         if module != "uniconv_bench":
@@ -234,6 +238,17 @@ def _cache_fault(error: OSError) -> str | None:
     except UserError as refused:
         return f"the cache {refused}"
     return None
+
+
+def _bear_any_sign() -> None:
+    """What a terminal or a pipe of another encoding cannot show, or sends, is no reason to stop."""
+    for stream, errors in (
+        (sys.stdin, "replace"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 def _quieten_libraries() -> None:

@@ -175,7 +175,7 @@ def resolve(spec: str, beside: Path | None = None) -> Any:
 
 
 def _is_path(name: str) -> bool:
-    return name.endswith(".toml") or "/" in name or "\\" in name
+    return "\0" not in name and (name.endswith(".toml") or "/" in name or "\\" in name)
 
 
 def _find(kind: Kind, name_or_path: str) -> Path:
@@ -183,7 +183,7 @@ def _find(kind: Kind, name_or_path: str) -> Path:
         return Path(name_or_path).expanduser().resolve()
     known = _cards(kind)
     if name_or_path not in known:
-        if kind == "task" and Path(name_or_path).is_dir():
+        if kind == "task" and name_or_path and Path(name_or_path).is_dir():
             return Path(name_or_path).resolve()
         raise unknown_name(kind, name_or_path, known)
     return known[name_or_path]
@@ -282,11 +282,12 @@ def _with_adapters(content: dict[str, Any], path: Path, seen: tuple[Path, ...]) 
         if isinstance(adapter, dict) and "extends" in adapter:
             field = f"adapters.{name}.extends"
             system, _, other = str(adapter["extends"]).rpartition(":")
-            above = _base(system, path, field, seen).get("adapters", {})
-            if other not in above:
-                raise unknown_name(f"adapter of {system}", other, above)
+            above = _base(system, path, field, seen).get("adapters")
+            known = above if isinstance(above, dict) else {}
+            if not isinstance(known.get(other), dict):
+                raise unknown_name(f"adapter of {system}", other, known)
             own = {key: value for key, value in adapter.items() if key != "extends"}
-            adapters[name] = merged(above[other], own)
+            adapters[name] = merged(known[other], own)
     return content
 
 

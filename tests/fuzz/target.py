@@ -52,6 +52,9 @@ class Target:
         except UserError as error:
             assert str(error).strip() and "\n" not in str(error)
             return False
+        except OSError as error:  # as of a name that is too long: the command line has its words
+            assert error.strerror
+            return False
         return True
 
 

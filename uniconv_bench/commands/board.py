@@ -12,6 +12,7 @@ from uniconv_bench.commands.shared import (
     JsonOption,
     Profile,
     ResultsOption,
+    command_of,
     next_step,
     note,
     print_json,
@@ -63,7 +64,7 @@ def submit_pack(
         print_json({"name": bundle.name, "folder": str(bundle)})
     else:
         typer.echo(bundle)
-    next_step(f"uniconv-bench submit check {bundle}")
+    next_step(command_of("submit", "check", bundle))
 
 
 def submit_check(

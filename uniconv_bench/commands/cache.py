@@ -12,6 +12,7 @@ from uniconv_bench.commands.shared import (
     JsonOption,
     Profile,
     ProfileOption,
+    command_of,
     next_step,
     note,
     print_json,
@@ -103,7 +104,7 @@ def _row(one: Holding) -> dict[str, str]:
 
 
 def _amount(text: str, units: dict[str, int], option: str) -> int:
-    pattern = rf"(\d+(?:\.\d+)?)\s*({'|'.join(units)})"
+    pattern = rf"([0-9]{{1,15}}(?:\.[0-9]{{1,15}})?)\s*({'|'.join(units)})"
     found = re.fullmatch(pattern, text.strip(), re.IGNORECASE)
     if found is None:
         known = ", ".join(f"10{unit}" for unit in units)
@@ -143,5 +144,4 @@ def why(
 
 
 def _then(task: str, system: str, profile: Profile) -> None:
-    option = "" if profile == "sample" else f" --profile {profile}"
-    next_step(f"uniconv-bench run --task {task} --system {system}{option}")
+    next_step(command_of("run", "--task", task, "--system", system, profile=profile))

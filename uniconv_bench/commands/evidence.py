@@ -182,6 +182,8 @@ def reproduce(
 
     if (tolerance is None) != (reason is None):
         raise UserError("a tolerance goes with its reason", mend="give --tolerance and --reason")
+    if tolerance is not None and not 0 <= tolerance <= 1:
+        raise UserError(f"--tolerance {tolerance} is no fraction", mend="scores are from 0 to 1")
     near, why = (of.TOLERANCE, of.REASON) if tolerance is None else (tolerance, reason or "")
     mine = read_record(record)
     told: dict[str, Any] = {"switches": {}, "order": None}
@@ -208,7 +210,7 @@ def reproduce(
 
     show_reproduced(mine, rows, told, f"close: within {near} ({why})")
     note(f"{entered} new lines in {ledger}")
-    next_step(f"uniconv-bench explain {record}")
+    next_step(command_of("explain", record))
 
 
 def _order(one: ResultRecord, other: ResultRecord) -> dict[str, Any] | None:
@@ -268,7 +270,7 @@ def explain(
     if run is None:
         note("ties: this machine has not the run file that they would show in")
     against = "published" if of.task.profile == "full" else "OTHER_RECORD"
-    next_step(f"uniconv-bench reproduce {record} {against}")
+    next_step(command_of("reproduce", record, against))
 
 
 def report(

@@ -10,6 +10,7 @@ import typer
 from uniconv_bench import registry
 from uniconv_bench.commands.shared import (
     JsonOption,
+    command_of,
     next_step,
     note,
     print_json,
@@ -77,11 +78,10 @@ def show_task(name: str, as_json: JsonOption = False) -> None:
     cardview.show_task(card, counts, example)
     if prepared:
         profile = next(iter(prepared))
-        option = "" if profile == "sample" else f" --profile {profile}"
-        next_step(f"uniconv-bench run --task {name} --system uniconv{option}")
+        next_step(command_of("run", "--task", name, "--system", "uniconv", profile=profile))
     else:
-        source = "" if path.is_dir() else " --profile mini --data-dir FOLDER"
-        next_step(f"uniconv-bench prepare --task {name}{source}")
+        source = () if path.is_dir() else ("--profile", "mini", "--data-dir", "FOLDER")
+        next_step(command_of("prepare", "--task", name, *source))
 
 
 def _counts(task: Task) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def show_system(name: str, as_json: JsonOption = False) -> None:
         print_json({**card.model_dump(mode="json"), "path": str(path)})
         return
     cardview.show_system(card)
-    next_step(f"uniconv-bench run --task qrecc --system {name}")
+    next_step(command_of("run", "--task", "qrecc", "--system", name))
 
 
 def doctor(as_json: JsonOption = False) -> None:

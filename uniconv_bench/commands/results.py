@@ -108,9 +108,9 @@ def score(
     if not whole:  # `submit pack` refuses such files
         next_step(command_of("export", "--task", task, "--out", "FOLDER", profile=profile))
         return
-    files = [f"--run {task}={run_file}"] if run_file else []
-    files += [f"--answers {task}={answers_file}"] if answers_file else []
-    next_step(f"uniconv-bench submit pack CARD {' '.join(files)}")
+    files = ["--run", f"{task}={run_file}"] if run_file else []
+    files += ["--answers", f"{task}={answers_file}"] if answers_file else []
+    next_step(command_of("submit", "pack", "CARD", *files))
 
 
 def rescore(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -51,8 +52,9 @@ def next_step(command: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """A result for programs."""
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    """A result for programs; where stdout cannot take every sign, with escapes for the others."""
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=not unicode))
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], title: str, as_json: bool, then: str) -> None:

@@ -129,7 +129,8 @@ def prepare(
             note("to have the whole dataset, put all of its files there and prepare with --force")
         note(f"folder: {counts['folder']}")
     if trainable:
-        next_step(f"uniconv-bench run --task {tasks[0]} --system uniconv --profile {profile}")
+        words = ("run", "--task", tasks[0], "--system", "uniconv", "--profile", profile)
+        next_step(command_of(*words))
 
 
 def _costs(
@@ -202,7 +203,8 @@ def train(
         from uniconv_bench.uniconv.processes import Processes
 
         Processes.parted()
-    print_paths(rows, "folder", as_json, f"uniconv-bench run --task all --system {system[0]}")
+    command = command_of("run", "--task", "all", "--system", system[0], profile=profile)
+    print_paths(rows, "folder", as_json, command)
 
 
 def encode(
@@ -324,6 +326,6 @@ def run(
         rows = [record.model_dump(mode="json") for record in records]
         print_json(rows[0] if len(rows) == 1 else rows)
     if limit is None:
-        next_step(f"uniconv-bench table --profile {profile} --results {results}")
+        next_step(command_of("table", "--profile", profile, "--results", results))
     else:  # a limited record enters no table
-        next_step(f"uniconv-bench run --task {one} --system {other} --profile {profile}")
+        next_step(command_of("run", "--task", one, "--system", other, "--profile", profile))
