@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from uniconv_bench.definitions import parse_metric
+from uniconv_bench.definitions import Metric, parse_metric
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of
 from uniconv_bench.malformed import malformed
@@ -64,6 +64,7 @@ class Bm25Settings(Card):
     b: float = 0.4
 
 
+MOST_RANKS = 1_000_000
 CUT = "-cut"
 """Ends the name of a test split that profile `mini` cut from an official one."""
 
@@ -178,7 +179,7 @@ class TaskCard(Card):
             raise ValueError("names no metric")
         for name in names:
             try:
-                parse_metric(name)
+                check_cutoff(parse_metric(name))
             except UserError as error:
                 raise ValueError(str(error)) from error
         return names
@@ -209,6 +210,13 @@ class SubmissionCard(Card):
     """Names of tasks whose training sets were used, even if only partly; `[]` says: of none."""
     tasks: tuple[str, ...]
     profile: Profile
+
+
+def check_cutoff(metric: Metric) -> None:
+    """Refuses a cutoff beyond what any ranking reaches, and the numbers of the libraries too."""
+    if metric.cutoff and metric.cutoff > MOST_RANKS:
+        what = f"metric {metric.name!r} has a cutoff above {MOST_RANKS:,}"
+        raise UserError(what, mend="run files hold 100 passages a turn")
 
 
 C = TypeVar("C", bound=Card)

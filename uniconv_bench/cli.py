@@ -174,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             standalone_mode=False,
         )
     except (Exception, KeyboardInterrupt) as error:
-        if debug:
+        if debug and explain(error) != "":  # as a group alone, which has shown its help
             raise
         if isinstance(error, (KeyboardInterrupt, typer.Abort)):
             code = 130
@@ -193,8 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code or 0
 
 
-def explain(error: Exception) -> str | None:
-    """One line for what a person can cause and mend; None for a bug."""
+def explain(error: BaseException) -> str | None:
+    """One line for what a person can cause and mend; None for a bug; empty where help was shown."""
     if isinstance(error, UserError):
         return str(error)
     if hasattr(error, "format_message"):  # typer's own: a wrong option or command

@@ -85,7 +85,7 @@ class Trial:
     def __call__(self, content: bytes) -> None:
         self.counts["inputs"] += 1
         try:
-            with watched():
+            with watched(LONGEST):
                 self.counts["taken"] += self.target.takes(content, self.folder)
         except KeyboardInterrupt:
             raise

@@ -20,6 +20,7 @@ from uniconv_bench.commands.shared import (
 from uniconv_bench.errors import UserError
 
 if TYPE_CHECKING:
+    from uniconv_bench.cards import Profile
     from uniconv_bench.task import Task
 
 
@@ -62,7 +63,7 @@ def show_task(name: str, as_json: JsonOption = False) -> None:
         shipped = not path.is_dir() and sample_of(card, path) is not None
         looked_for = [p for p in PROFILES if p != "sample" or path.is_dir()]
         there = [p for p in looked_for if is_prepared(card, path, p)]
-    prepared: dict[str, Task] = {
+    prepared: dict[Profile, Task] = {
         profile: load_task(name, profile, progress=progress())
         for profile in PROFILES
         if profile in there or (profile == "sample" and shipped)

@@ -47,7 +47,8 @@ def score(
 ) -> None:
     """Score a run and answers: of a task, or bare files with --qrels and --references."""
     from uniconv_bench import display, metrics, origin, runs, statistics
-    from uniconv_bench.definitions import computable, of_stage
+    from uniconv_bench.cards import check_cutoff
+    from uniconv_bench.definitions import computable, of_stage, parse_metric
     from uniconv_bench.task import load_task
 
     if task is not None and (qrels_file or references_file):
@@ -60,6 +61,8 @@ def score(
     every = computable(m.name for m in metrics.METRICS)
     names = metric or (computable(of.card.metrics, note) if of else every)
     ranks, says = of_stage(names, "retrieval"), of_stage(names, "generation")
+    for name in ranks:
+        check_cutoff(parse_metric(name))
     qrels: dict[str, dict[str, int]] = {}
     references: dict[str, tuple[str, ...]] = {}
     run = texts = None
