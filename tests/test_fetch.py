@@ -7,12 +7,14 @@ import fcntl
 import gzip
 import hashlib
 import json
+import os
 import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from pydantic import ValidationError
@@ -436,7 +438,8 @@ def command(
 
     def call(*arguments: object) -> tuple[int, str, str]:
         capfd.readouterr()
-        return cli.main([str(a) for a in arguments]), *capfd.readouterr()
+        with mock.patch.dict(os.environ):  # each a process of its own, as to `--offline`
+            return cli.main([str(a) for a in arguments]), *capfd.readouterr()
 
     return call
 

@@ -68,7 +68,7 @@ def show_task(name: str, as_json: JsonOption = False) -> None:
         for profile in PROFILES
         if profile in there or (profile == "sample" and shipped)
     }
-    counts = {profile: _counts(task) for profile, task in prepared.items()}
+    counts: dict[str, Any] = {name: _counts(task) for name, task in prepared.items()}
     example = example_of(next(iter(prepared.values()))) if prepared else None
     if as_json:
         told = example.turn.to_json() if example else None
