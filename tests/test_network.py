@@ -66,7 +66,7 @@ def test_the_main_commands_offline_make_no_connection(
         f"table --results {results}",
         f"compare one two -t qrecc --results {results}",
         f"claims --results {results}",
-        f"reproduce {record} {record}",
+        f"reproduce {record} {record} --ledger {tmp_path / 'ledger'}",
         f"explain {record}",
         f"report --results {results} --output {tmp_path / 'report'}",
         "cache list",
