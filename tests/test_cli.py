@@ -77,6 +77,10 @@ def refused(command: Run) -> Callable[..., str]:
             "first run uniconv-bench prepare --task coral --profile mini",
         ),
         ("score -t qrecc --run a --qrels b", "go without --task"),
+        (f"score --run {{file}} --qrels {{file}} -m ndcg@{10**20}", "has a cutoff above 1,000,000"),
+        ("reproduce a b --tolerance nan --reason x", "--tolerance nan is no fraction"),
+        (f"cache prune --dry-run --keep {'9' * 400}GB", "is no amount; write it as one of"),
+        ("show system ~nobody-at-all/x.toml", "there is no home folder for ~"),
         ("score -t faithdial-given --run a", "retrieval is not scored; give --answers alone"),
         ("score --run {file} --qrels {file}", "--qrels takes lines as turn 0 passage grade"),
         ("table --results {file}", "a file, not a folder ({file}); point --results"),
@@ -295,6 +299,14 @@ def test_listing_imports_nothing_heavy(line: str) -> None:
         "print('HEAVY', code, found, file=sys.stderr)"
     )
     assert python("-c", code).stderr.splitlines()[-1] == "HEAVY 0 []"
+
+
+@pytest.mark.parametrize("line", ["list systems --json", "list studies", "show task inscit"])
+def test_a_terminal_of_another_encoding_is_no_reason_to_stop(line: str) -> None:
+    done = python("-m", "uniconv_bench", *line.split(), PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and done.stdout.isascii(), done.stderr
+    if "--json" in line:
+        assert json.loads(done.stdout)
 
 
 def test_json_is_all_that_stdout_carries() -> None:

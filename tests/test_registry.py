@@ -413,3 +413,18 @@ def test_the_guides_examples_are_valid_cards(tmp_path: Path) -> None:
     assert card.adapters["joint"].losses == base.adapters["joint"].losses
     path.write_text(example('name = "my-system"'))
     assert parse_card(SubmissionCard, read_toml(path), path).tasks == ("qrecc",)
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        ('extends = "a\\u0000/b.toml"', "unknown system 'a\\\\x00/b.toml'"),
+        ('[adapters.a]\nextends = "./base.toml:b"', "unknown adapter of ./base.toml 'b'"),
+    ],
+)
+def test_what_a_card_extends_may_be_anything(extra: str, told: str, tmp_path: Path) -> None:
+    head = 'name = "x"\ntitle = "x"\ndescription = "x"\n'
+    (tmp_path / "base.toml").write_text(head + "adapters = 5\n")
+    (tmp_path / "mine.toml").write_text(head + extra + "\n")
+    with pytest.raises(UserError, match=told):
+        registry.system_card(str(tmp_path / "mine.toml"))
