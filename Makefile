@@ -32,8 +32,8 @@ audit: ## Known faults of the pinned dependencies; passes with a line where nobo
 	@$(MAKE) --silent $(TOOLS)/.installed || true
 	@.ci/audit $(TOOLS)/bin constraints-hashed.txt
 
-sbom: setup $(TOOLS)/.installed ## A bill of materials of what is installed, in sbom.json (CycloneDX)
-	$(TOOLS)/bin/cyclonedx-py environment --of JSON --output-file sbom.json $(BIN)/python
+sbom: $(TOOLS)/.installed ## A bill of materials of what is pinned by digest, in sbom.json (CycloneDX)
+	$(TOOLS)/bin/cyclonedx-py requirements --of JSON --output-file sbom.json constraints-hashed.txt
 
 lock: $(TOOLS)/.installed ## constraints-hashed.txt anew, from constraints.txt
 	@head -n 2 constraints-hashed.txt > $(TOOLS)/hashed

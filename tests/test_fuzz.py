@@ -66,11 +66,9 @@ def test_cases_that_a_campaign_found(case: Path, tmp_path: Path, private_cache: 
 def _wrong(path: Path) -> None:
     """A parser that raises what it should not, and hangs."""
     content = path.read_bytes()
-    if b"key" not in content:
-        json.loads(content)["key"]
-    if b"[" in content:
-        while True:
-            pass
+    while len(content) % 7 == 0:
+        pass
+    json.loads(content)
 
 
 def test_a_campaign_counts_keeps_what_it_finds_and_goes_on(
