@@ -94,7 +94,7 @@ def reciprocal_rank(
 
 def normalise(text: str) -> str:
     """SQuAD's normalisation: lower case, no ASCII punctuation, no articles, single blanks."""
-    text = "".join(c for c in text.lower() if c not in string.punctuation)
+    text = text.lower().translate(PUNCTUATION)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
@@ -200,6 +200,7 @@ def _leave_one_out(values: Sequence[float]) -> float:
 
 
 CANNOT_ANSWER = "CANNOTANSWER"
+PUNCTUATION = str.maketrans("", "", string.punctuation)
 SPACY = ("spacy", "inscit")
 _SQUAD = "Rajpurkar et al. 2016 (SQuAD), arXiv 1606.05250; computed by evaluate"
 RETRIEVAL: dict[str, Entry[RankingValue]] = {

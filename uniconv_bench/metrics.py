@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
 
 from uniconv_bench.definitions import (
     METRICS,
@@ -145,14 +147,18 @@ def _ranx_scores(
     numba.config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]  # type: ignore[attr-defined]
     import ranx  # type: ignore[import-untyped]
 
+    @cache
+    def numbered(count: int) -> Any:
+        return np.column_stack([np.arange(count), np.arange(count, 0, -1)]).astype(np.float64)
+
     relevant, rankings = numba.typed.List(), numba.typed.List()
     for grades, ranked in judged.values():
-        numbers = {passage_id: float(i) for i, passage_id in enumerate([*ranked, *grades])}
+        count = len(ranked)
+        places = dict(zip(ranked, range(count), strict=True))
         best_first = sorted(grades.items(), key=lambda item: -item[1])
-        pairs = [(numbers[passage_id], float(grade)) for passage_id, grade in best_first]
+        pairs = [(places.get(p, count + i), grade) for i, (p, grade) in enumerate(best_first)]
         relevant.append(np.array(pairs, dtype=np.float64).reshape(-1, 2))
-        rows = [(numbers[p], float(len(ranked) - i)) for i, p in enumerate(ranked)]
-        rankings.append(np.array(rows, dtype=np.float64).reshape(-1, 2))
+        rankings.append(numbered(count))
     # Asked for a single metric with a cutoff, ranx raises KeyError; so never ask for one alone.
     names = [*(metric.name for metric in metrics), "mrr"]
     threads = numba.get_num_threads()

@@ -8,9 +8,10 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import struct
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from operator import neg
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,10 +33,7 @@ QUOTED = 40
 
 def float32(score: float) -> float:
     """The nearest float32, as a Python float; infinite beyond its range."""
-    try:
-        return float(struct.unpack("f", struct.pack("f", score))[0])
-    except OverflowError:
-        return math.copysign(math.inf, score)
+    return array("f", (score,))[0]
 
 
 def ordered(ranking: Iterable[tuple[str, float]], where: str = "") -> Ranking:
@@ -44,15 +42,18 @@ def ordered(ranking: Iterable[tuple[str, float]], where: str = "") -> Ranking:
     Raises:
         UserError: a score is not a finite float32, or a passage comes twice.
     """
-    rows = [(passage_id, float32(score)) for passage_id, score in ranking]
-    seen: set[str] = set()
-    for passage_id, score in rows:
+    rows = list(ranking)
+    ids = [passage_id for passage_id, _ in rows]
+    scores = array("f", [score for _, score in rows])
+    for passage_id, score in zip(ids, scores, strict=True):
         if not math.isfinite(score):
             raise UserError(f"score of passage {passage_id!r} is not a finite number", where=where)
-        if passage_id in seen:
-            raise UserError(f"passage {passage_id!r} is ranked twice", where=where)
-        seen.add(passage_id)
-    return sorted(rows, key=lambda row: (-row[1], row[0]))
+    if len(set(ids)) < len(ids):
+        twice = next(passage_id for passage_id in ids if ids.count(passage_id) > 1)
+        raise UserError(f"passage {twice!r} is ranked twice", where=where)
+    # As many rankings as a run has make a key for each passage costly; plain tuples are not.
+    best_first = sorted(zip(map(neg, scores), ids, strict=True))
+    return [(passage_id, -score) for score, passage_id in best_first]
 
 
 def write_run(path: Path, run: Iterable[tuple[str, Ranking]], tag: str) -> None:

@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -122,11 +122,8 @@ class _Clusters:
         count = len(self)
         return math.sqrt(count / (count - 1) * float(rest @ rest)) / float(self.sizes.sum())
 
-    def resampled(self, random: np.random.Generator) -> Floats:
-        """Means over as many conversations, drawn with replacement: (RESAMPLES,)."""
-        count = len(self)
-        # How often each conversation is drawn in each resample.
-        draws = random.multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    def resampled(self, draws: Floats) -> Floats:
+        """Means over conversations drawn with replacement: (RESAMPLES,)."""
         means: Floats = (draws @ self.totals) / (draws @ self.sizes)
         return means
 
@@ -171,13 +168,26 @@ def _interval(clusters: Sequence[_Clusters]) -> tuple[float, float]:
     """
     from scipy.special import ndtr, stdtrit
 
-    random = np.random.default_rng(SEED)
-    means = np.mean([c.resampled(random) for c in clusters], axis=0)
+    draws = resamples(*map(len, clusters))
+    means = np.mean([c.resampled(d) for c, d in zip(clusters, draws, strict=True)], axis=0)
     count = sum(map(len, clusters))
     free = count - len(clusters)
     tail = 100 * float(ndtr(stdtrit(free, LEVEL / 2) * math.sqrt(count / free)))
     low, high = np.percentile(means, [tail, 100 - tail])
     return float(low), float(high)
+
+
+@lru_cache(maxsize=1)
+def resamples(*counts: int) -> list[Floats]:
+    """How often each of so many conversations of a task is drawn: (RESAMPLES, count) a task.
+
+    The same for all metrics of the same turns, which come one after another.
+    """
+    random = np.random.default_rng(SEED)
+    return [
+        random.multinomial(count, np.full(count, 1 / count), RESAMPLES).astype(np.float64)
+        for count in counts
+    ]
 
 
 def paired(
