@@ -9,7 +9,7 @@ import pytest
 
 from uniconv_bench.cards import Bm25Settings
 from uniconv_bench.conversation import Passage
-from uniconv_bench.index import Bm25Index, ExactIndex
+from uniconv_bench.index import Bm25Index, ExactIndex, _Nearest
 from uniconv_bench.system import Ranking
 
 
@@ -56,9 +56,10 @@ def test_exact_search_equals_brute_force_with_ties_by_id(
         assert found == [brute_force(ids, vectors, query, depth) for query in queries]
 
 
+@pytest.mark.parametrize("device", [None, "cpu"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_rankings_and_scores_depend_on_no_size(
-    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dtype: str, device: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Equal passages far apart have equal scores, to the bit, however products were summed."""
     generator = np.random.default_rng(4)
@@ -73,7 +74,7 @@ def test_rankings_and_scores_depend_on_no_size(
     wanted = None
     for shard, block, group in ((700, 700, 31), (64, 64, 31), (33, 5, 4), (700, 1, 31)):
         monkeypatch.setattr("uniconv_bench.index.QUERIES", group)
-        index = ExactIndex(ids, stored(vectors, tmp_path / f"{shard}-{block}", shard))
+        index = ExactIndex(ids, stored(vectors, tmp_path / f"{shard}-{block}", shard), device)
         found = list(index.search(queries, 60, block=block))
         assert wanted is None or found == wanted
         wanted = found
@@ -88,22 +89,18 @@ def test_candidates_within_rounding_of_the_cut_are_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if the matrix product were off by as much as it can be."""
-    import torch
-
     generator = np.random.default_rng(6)
     middle = generator.standard_normal(64) / 8
     vectors = (middle + 2e-6 * generator.standard_normal((600, 64))).astype(np.float32)
     queries = (middle + 0.1 + np.zeros((3, 1))).astype(np.float32)
     ids = [f"p{i:03d}" for i in generator.permutation(600)]
-    whole = torch.Tensor.__matmul__
-    noise = torch.Generator().manual_seed(0)
+    def rough(self: _Nearest, passages: np.ndarray) -> np.ndarray:
+        exact = self._queries.astype(np.float64) @ passages.T
+        longest = np.linalg.norm(self._queries, axis=1)[:, None] * np.linalg.norm(passages, axis=1)
+        bound = 64 * 2.0**-24 * longest
+        return (exact + bound * generator.uniform(-1, 1, exact.shape)).astype(np.float32)
 
-    def rough(self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        exact = whole(self.double(), other.double())
-        bound = 64 * 2.0**-24 * self.norm(dim=1)[:, None] * other.norm(dim=0)
-        return (exact + bound * (2 * torch.rand(exact.shape, generator=noise) - 1)).float()
-
-    monkeypatch.setattr(torch.Tensor, "__matmul__", rough)
+    monkeypatch.setattr(_Nearest, "_scores", rough)
     index = ExactIndex(ids, stored(vectors, tmp_path / "shards", 40))
     for query, ranking in zip(queries, index.search(queries, 20, block=40), strict=True):
         expected = [score for _, score in brute_force(ids, vectors, query, 20)]

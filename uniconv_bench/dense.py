@@ -162,8 +162,11 @@ class EmbeddingRetriever(ABC):
     def _exact(
         self, queries: Any, corpus: Corpus, embeddings: Embeddings, depth: int, progress: Progress
     ) -> Iterator[Ranking]:
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else None
         with progress.track("search", len(corpus)) as advance:
-            index = ExactIndex(corpus.ids, embeddings.shards)
+            index = ExactIndex(corpus.ids, embeddings.shards, device)
             yield from index.search(queries, depth, advance=advance)
 
     def _approximate(

@@ -10,19 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from uniconv_bench.cards import Bm25Settings
 from uniconv_bench.system import Corpus, Ranking
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-BLOCK = {"cpu": 2048, "cuda": 8192}
-"""Passages that are scored at once."""
 QUERIES = 1024
 """Queries that are scored at once; more take turns with each block of passages."""
-PRODUCTS = 1 << 18
+PRODUCTS = 1 << 17
 """Products of single coordinates in memory; few enough for a cache."""
 ROUNDING = 2.0**-24
 """Largest relative error of one operation in float32."""
@@ -38,13 +33,14 @@ class ExactIndex:
     Args:
         ids: passage ids, parallel to the rows of the shards.
         shards: `.npy` files of (rows, d) float16 or float32.
+        device: of torch, where the products are; None: in numpy, without loading torch.
 
     Raises:
         ValueError: there are not as many rows as ids.
     """
 
-    def __init__(self, ids: Sequence[str], shards: Sequence[Path]):
-        self._ids = ids
+    def __init__(self, ids: Sequence[str], shards: Sequence[Path], device: str | None = None):
+        self._ids, self._device = ids, device
         self._shards = [(path, len(_mapped(path))) for path in shards]
         if (rows := sum(rows for _, rows in self._shards)) != len(ids):
             raise ValueError(f"{len(ids)} ids for {rows} vectors")
@@ -63,21 +59,18 @@ class ExactIndex:
             queries: (Q, d) float32.
             depth: passages a ranking.
             block: passages scored at once; None: what suits the device.
-
             advance: told how many more passages are done.
         """
-        import torch
-
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        asked = torch.from_numpy(queries).to(device)
+        arrays = InNumpy() if self._device is None else InTorch(self._device)
         nearest = [
-            _Nearest(asked[start : start + QUERIES], self._ids, depth)
-            for start in range(0, len(asked), QUERIES)
+            _Nearest(arrays, queries[start : start + QUERIES], self._ids, depth)
+            for start in range(0, len(queries), QUERIES)
         ]
         rows = 0
-        for passages in self._blocks(block or BLOCK[device.type]):
-            passages = passages.to(device, non_blocking=True).float()
-            longest = float(passages.norm(dim=1).max())
+        for stored in self._blocks(arrays, block or arrays.block):
+            passages = arrays.put(stored)
+            squares = arrays.xp.einsum("ij,ij->i", passages, passages)
+            longest = float(squares.max()) ** 0.5
             for group in nearest:
                 group.see(passages, rows, longest)
             rows += len(passages)
@@ -85,12 +78,12 @@ class ExactIndex:
         for group in nearest:
             yield from group.rankings()
 
-    def _blocks(self, size: int) -> Iterator[Tensor]:
-        """Passages as they are stored; while one block is worked on the next is read."""
+    def _blocks(self, arrays: InNumpy | InTorch, size: int) -> Iterator[Any]:
+        """Passages; while one block is worked on the next is read."""
         with ThreadPoolExecutor(max_workers=1) as reader:
             waiting = None
             for path, start in self._places(size):
-                following = reader.submit(_read, path, start, size)
+                following = reader.submit(arrays.read, path, start, size)
                 if waiting is not None:
                     yield waiting.result()
                 waiting = following
@@ -109,37 +102,78 @@ def _mapped(path: Path) -> Any:
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def _read(path: Path, start: int, size: int) -> Tensor:
-    """Some rows of a shard; its map is gone afterwards, and does not count as memory."""
-    import numpy as np
-    import torch
+class InNumpy:
+    """Where blocks of passages are multiplied: on the CPU, in numpy."""
 
-    rows = torch.from_numpy(np.array(_mapped(path)[start : start + size]))
-    return rows.pin_memory() if torch.cuda.is_available() else rows
+    block = 2048
+    """Passages that are scored at once."""
+
+    def __init__(self) -> None:
+        import numpy
+
+        self.xp = numpy
+
+    def read(self, path: Path, start: int, size: int) -> Any:
+        """Rows of a shard; its map is gone afterwards, and does not count as memory."""
+        return self.xp.array(_mapped(path)[start : start + size], dtype=self.xp.float32)
+
+    def put(self, values: Any) -> Any:
+        """Values as a float32 array of the device."""
+        return values
+
+    def host(self, values: Any) -> Any:
+        """An array of the device as one of numpy."""
+        return values
+
+
+class InTorch:
+    """The same on a device of torch, to which blocks go as they are stored."""
+
+    block = 8192
+
+    def __init__(self, device: str):
+        import torch
+
+        self.xp, self._device = torch, device
+
+    def read(self, path: Path, start: int, size: int) -> Any:
+        """See `InNumpy`."""
+        rows = self.xp.tensor(_mapped(path)[start : start + size])
+        return rows if self._device == "cpu" else rows.pin_memory()
+
+    def put(self, values: Any) -> Any:
+        """See `InNumpy`."""
+        return self.xp.as_tensor(values).to(self._device, non_blocking=True).float()
+
+    def host(self, values: Any) -> Any:
+        """See `InNumpy`."""
+        return values.cpu().numpy()
 
 
 class _Nearest:
     """The best passages so far for a group of queries: `depth` a query, and some to be weighed.
 
     Args:
-        queries: (Q, d) float32 on the device.
+        arrays: where products are computed.
+        queries: (Q, d) float32 of numpy.
         ids: of all passages; read where the cut goes through equal scores, and at the end.
         depth: passages a query.
     """
 
-    def __init__(self, queries: Tensor, ids: Sequence[str], depth: int):
+    def __init__(self, arrays: InNumpy | InTorch, queries: Any, ids: Sequence[str], depth: int):
         import numpy as np
 
-        self._queries, self._ids, self._depth = queries, ids, depth
+        self._arrays, self._queries = arrays, arrays.put(queries)
+        self._ids, self._depth = ids, depth
         # |rounded - exact| <= d u |q| |p| for any order of summation (Higham, section 3.1).
-        self._error = (queries.shape[1] + 2) * ROUNDING * queries.norm(dim=1)
-        self._cut = queries.new_full((len(queries),), -float("inf"))
+        self._error = (queries.shape[1] + 2) * ROUNDING * np.linalg.norm(queries, axis=1)
+        self._cut = np.full(len(queries), -np.inf, np.float32)
         """The score that a passage must reach; -inf for as long as anything is good enough."""
         self._kept = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)
         """Query, score and row, query by query."""
         self._new: list[tuple[Any, Any, Any]] = []
 
-    def see(self, passages: Tensor, first: int, longest: float) -> None:
+    def see(self, passages: Any, first: int, longest: float) -> None:
         """Takes a block into account.
 
         Args:
@@ -147,25 +181,51 @@ class _Nearest:
             first: row of the first.
             longest: the largest norm among them.
         """
-        import torch
+        import numpy as np
 
-        scores = self._queries @ passages.T
+        scores = self._scores(passages)
         error = self._error * longest
         least = self._cut - error
-        filling = bool(least.isneginf().any())
+        filling = bool(np.isneginf(least).any())
         if filling and len(passages) >= self._depth:
-            least = torch.maximum(least, scores.topk(self._depth).values[:, -1] - 2 * error)
-        query, row = (scores >= least[:, None]).nonzero(as_tuple=True)
-        exact = _products(self._queries, passages, query, row)
-        self._new.append((query.cpu().numpy(), exact.cpu().numpy(), row.cpu().numpy() + first))
+            best = np.partition(self._arrays.host(scores), -self._depth, axis=1)
+            least = np.maximum(least, best[:, -self._depth] - 2 * error)
+        query, row = self._arrays.xp.where(scores >= self._arrays.put(least)[:, None])
+        exact = self._products(passages, query, row)
+        query, row = self._arrays.host(query), self._arrays.host(row)
+        self._new.append((query, exact, row + first))
         if filling or sum(len(part) for part, _, _ in self._new) > len(self._kept[0]) // 4:
             self._weigh()
+
+    def _scores(self, passages: Any) -> Any:
+        """(Q, B) inner products, up to rounding."""
+        return self._queries @ passages.T
+
+    def _products(self, passages: Any, query: Any, row: Any) -> Any:
+        """(pairs,) inner products, summed in float64 and rounded to float32; of numpy.
+
+        Args:
+            passages: (B, d) float32.
+            query: (pairs,) row of the queries; `row`: of `passages`.
+        """
+        import numpy as np
+
+        size = max(1, PRODUCTS // passages.shape[1])
+        pairs = (slice(start, start + size) for start in range(0, len(row), size))
+        double = self._arrays.xp.float64
+        sums = [
+            self._arrays.xp.asarray(self._queries[query[of]] * passages[row[of]], dtype=double)
+            .sum(1)
+            for of in pairs
+        ]
+        parts = [self._arrays.host(part).astype(np.float32) for part in sums]
+        return np.concatenate([np.empty(0, np.float32), *parts])
 
     def rankings(self) -> Iterator[Ranking]:
         """Best first, equal scores by id."""
         self._weigh()
         query, score, row = self._kept
-        found: list[list[tuple[float, str]]] = [[] for _ in self._queries]
+        found: list[list[tuple[float, str]]] = [[] for _ in self._cut]
         for one, value, place in zip(query.tolist(), score.tolist(), row.tolist(), strict=True):
             found[one].append((-value, self._ids[place]))
         for ranked in found:
@@ -179,10 +239,10 @@ class _Nearest:
         query, score, row = (np.concatenate(parts) for parts in columns)
         order = np.lexsort((-score, query))
         query, score, row = query[order], score[order], row[order]
-        numbers = np.arange(len(self._queries))
+        numbers = np.arange(len(self._cut))
         starts, ends = np.searchsorted(query, numbers), np.searchsorted(query, numbers, "right")
         full = ends - starts >= self._depth
-        cut = np.full(len(self._queries), -np.inf, np.float32)
+        cut = np.full(len(self._cut), -np.inf, np.float32)
         cut[full] = score[starts[full] + self._depth - 1]
         keep = score >= cut[query]
         crowded = np.flatnonzero(np.bincount(query[keep], minlength=len(cut)) > self._depth)
@@ -191,25 +251,7 @@ class _Nearest:
             ranked = sorted(equal.tolist(), key=lambda place: self._ids[int(row[place])])
             keep[ranked[self._depth - (int(equal[0]) - int(starts[one])) :]] = False
         self._kept, self._new = (query[keep], score[keep], row[keep]), []
-        self._cut = self._queries.new_tensor(cut)
-
-
-def _products(queries: Tensor, passages: Tensor, query: Tensor, row: Tensor) -> Tensor:
-    """(pairs,) inner products, summed in float64 and rounded to float32.
-
-    Args:
-        queries: (Q, d) float32.
-        passages: (B, d) float32.
-        query: (pairs,) row of `queries`; `row`: of `passages`.
-    """
-    import torch
-
-    size = max(1, PRODUCTS // queries.shape[1])
-    pairs = (slice(start, start + size) for start in range(0, len(row), size))
-    parts = [
-        (queries[query[of]] * passages[row[of]]).sum(1, dtype=torch.float64).float() for of in pairs
-    ]
-    return torch.cat(parts) if parts else queries.new_empty(0)
+        self._cut = cut
 
 
 class Bm25Index:

@@ -17,7 +17,7 @@ from typing import Any
 from uniconv_bench.approximate import TRAINING, TRAINING_A_LIST
 from uniconv_bench.cards import Profile, TaskCard
 from uniconv_bench.files import cache_dir
-from uniconv_bench.index import BLOCK, QUERIES
+from uniconv_bench.index import QUERIES, InNumpy
 from uniconv_bench.system_cards import DenseRetriever, EncoderRetriever, SystemCard
 from uniconv_bench.uniconv.backbone import find_backbone
 
@@ -138,9 +138,8 @@ def lists_of(passages: int) -> int:
 
 
 def _streaming(dimension: int, width: int) -> int:
-    """Bytes of the blocks and scores that exact search holds: two blocks read, one in float32."""
-    block = BLOCK["cpu"]
-    return block * dimension * (2 * width + 4) + 5 * QUERIES * block
+    """Bytes that exact search holds: two blocks in float32, one as it is read, and scores."""
+    return InNumpy.block * (dimension * (2 * 4 + width) + 5 * QUERIES)
 
 
 def dimension_of(system: SystemCard, profile: Profile) -> int | None:
