@@ -94,6 +94,7 @@ def test_candidates_within_rounding_of_the_cut_are_not_lost(
     vectors = (middle + 2e-6 * generator.standard_normal((600, 64))).astype(np.float32)
     queries = (middle + 0.1 + np.zeros((3, 1))).astype(np.float32)
     ids = [f"p{i:03d}" for i in generator.permutation(600)]
+
     def rough(self: _Nearest, passages: np.ndarray) -> np.ndarray:
         exact = self._queries.astype(np.float64) @ passages.T
         longest = np.linalg.norm(self._queries, axis=1)[:, None] * np.linalg.norm(passages, axis=1)

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from uniconv_bench.cards import Bm25Settings
 from uniconv_bench.system import Corpus, Ranking
 
-QUERIES = 1024
-"""Queries that are scored at once; more take turns with each block of passages."""
+QUERIES = 256
+"""Queries that are scored at once; while some wait for a product others are weighed."""
 PRODUCTS = 1 << 17
 """Products of single coordinates in memory; few enough for a cache."""
 ROUNDING = 2.0**-24
@@ -67,14 +68,14 @@ class ExactIndex:
             for start in range(0, len(queries), QUERIES)
         ]
         rows = 0
-        for stored in self._blocks(arrays, block or arrays.block):
-            passages = arrays.put(stored)
-            squares = arrays.xp.einsum("ij,ij->i", passages, passages)
-            longest = float(squares.max()) ** 0.5
-            for group in nearest:
-                group.see(passages, rows, longest)
-            rows += len(passages)
-            advance(len(passages))
+        with ThreadPoolExecutor() as pool:
+            for stored in self._blocks(arrays, block or arrays.block):
+                passages = arrays.put(stored)
+                squares = arrays.xp.einsum("ij,ij->i", passages, passages)
+                of_all = repeat(passages), repeat(rows), repeat(float(squares.max()) ** 0.5)
+                list(pool.map(_Nearest.see, nearest, *of_all))
+                rows += len(passages)
+                advance(len(passages))
         for group in nearest:
             yield from group.rankings()
 
@@ -190,10 +191,11 @@ class _Nearest:
         if filling and len(passages) >= self._depth:
             best = np.partition(self._arrays.host(scores), -self._depth, axis=1)
             least = np.maximum(least, best[:, -self._depth] - 2 * error)
-        query, row = self._arrays.xp.where(scores >= self._arrays.put(least)[:, None])
+        near = scores >= self._arrays.put(least)[:, None]
+        (place,) = self._arrays.xp.where(near.reshape(-1))  # quicker than by two coordinates
+        query, row = place // len(passages), place % len(passages)
         exact = self._products(passages, query, row)
-        query, row = self._arrays.host(query), self._arrays.host(row)
-        self._new.append((query, exact, row + first))
+        self._new.append((self._arrays.host(query), exact, self._arrays.host(row) + first))
         if filling or sum(len(part) for part, _, _ in self._new) > len(self._kept[0]) // 4:
             self._weigh()
 
@@ -210,16 +212,14 @@ class _Nearest:
         """
         import numpy as np
 
+        xp, parts = self._arrays.xp, [np.empty(0, np.float32)]
         size = max(1, PRODUCTS // passages.shape[1])
-        pairs = (slice(start, start + size) for start in range(0, len(row), size))
-        double = self._arrays.xp.float64
-        sums = [
-            self._arrays.xp.asarray(self._queries[query[of]] * passages[row[of]], dtype=double)
-            .sum(1)
-            for of in pairs
-        ]
-        parts = [self._arrays.host(part).astype(np.float32) for part in sums]
-        return np.concatenate([np.empty(0, np.float32), *parts])
+        for start in range(0, len(row), size):
+            of = slice(start, start + size)
+            products = self._queries[query[of]] * passages[row[of]]
+            sums = xp.asarray(products, dtype=xp.float64).sum(1)
+            parts.append(self._arrays.host(sums).astype(np.float32))
+        return np.concatenate(parts)
 
     def rankings(self) -> Iterator[Ranking]:
         """Best first, equal scores by id."""

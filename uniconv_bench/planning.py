@@ -17,7 +17,7 @@ from typing import Any
 from uniconv_bench.approximate import TRAINING, TRAINING_A_LIST
 from uniconv_bench.cards import Profile, TaskCard
 from uniconv_bench.files import cache_dir
-from uniconv_bench.index import QUERIES, InNumpy
+from uniconv_bench.index import InNumpy
 from uniconv_bench.system_cards import DenseRetriever, EncoderRetriever, SystemCard
 from uniconv_bench.uniconv.backbone import find_backbone
 
@@ -139,7 +139,7 @@ def lists_of(passages: int) -> int:
 
 def _streaming(dimension: int, width: int) -> int:
     """Bytes that exact search holds: two blocks in float32, one as it is read, and scores."""
-    return InNumpy.block * (dimension * (2 * 4 + width) + 5 * QUERIES)
+    return InNumpy.block * (dimension * (2 * 4 + width) + 5 * ASKED)
 
 
 def dimension_of(system: SystemCard, profile: Profile) -> int | None:
