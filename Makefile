@@ -1,6 +1,8 @@
 # `make` alone lists what there is. Everything runs in $(VENV), made by `make setup`.
 VENV   ?= .venv
 PYTHON ?= python3
+# What `make bench` is given, as --quick or names of benchmarks.
+BENCH  ?=
 # URL of a further package index, such as one with small CPU builds of torch.
 TORCH_INDEX ?=
 
@@ -41,10 +43,8 @@ lock: $(TOOLS)/.installed ## constraints-hashed.txt anew, from constraints.txt
 	  --no-emit-package torch constraints.txt >> $(TOOLS)/hashed
 	@mv $(TOOLS)/hashed constraints-hashed.txt
 
-bench: setup ## The benchmarks of this program itself, one JSON line each
-	@found=0; for file in tests/benchmarks/*.py; do \
-	  if [ -e "$$file" ]; then found=1; $(BIN)/python "$$file" || exit 1; fi; \
-	done; [ $$found = 1 ] || echo "no benchmark in tests/benchmarks yet" >&2
+bench: setup ## The benchmarks of this program itself: JSON lines, results/benchmarks.json, a figure
+	$(BIN)/python tests/benchmarks $(BENCH)
 
 site: setup ## The leaderboards as a static site, in site/
 	$(BIN)/uniconv-bench leaderboard build --site site

@@ -51,7 +51,11 @@ def ending(model: Any, prompts: list[Prompt]) -> Decoding:
     return Decoding(ends={END, *(free[i][2] for i in range(0, len(prompts), 3))}, max_new_tokens=12)
 
 
-def test_batch_composition_does_not_change_greedy_answers(tiny_model: Any) -> None:
+@pytest.mark.parametrize("together", [16, 2])
+def test_batch_composition_does_not_change_greedy_answers(
+    together: int, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("uniconv_bench.reader.TOGETHER", together)
     prompts = many()
     how = ending(tiny_model, prompts)
     alone = answers(tiny_model, prompts, how, 1)

@@ -95,6 +95,7 @@ def test_a_record_comes_back_equal_from_its_place(tmp_path: Path) -> None:
     assert read_record(path) == record and read_records(tmp_path) == [record]
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies" / "outcome.json").write_text("{}")
+    (tmp_path / "benchmarks.json").write_text("{}")
     assert read_records(tmp_path) == [record]  # what a study found is no record
     on_disk = json.loads(path.read_text())
     assert on_disk["digest"] == record.digest == record.model_dump(mode="json")["digest"]

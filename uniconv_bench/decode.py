@@ -121,10 +121,9 @@ class _Answer:
 
 def _write(model: Any, answers: list[_Answer], how: Decoding) -> None:
     """Brings a batch to its end."""
-    from uniconv_bench.reader import Reader
+    from uniconv_bench.reader import read_prompts
 
-    reader = Reader(model, len(answers))
-    logits = reader.prompts([answer.prompt for answer in answers])
+    reader, logits = read_prompts(model, [answer.prompt for answer in answers])
     rows: list[_Answer | None] = [*answers]  # of the reader; None once its answer has ended
     while True:
         tokens = _chosen(model, logits, rows, how)

@@ -14,7 +14,7 @@ from uniconv_bench.evaluation import Evaluation
 from uniconv_bench.files import digest_of
 from uniconv_bench.progress import Silent
 from uniconv_bench.recording import RUN
-from uniconv_bench.system import Progress
+from uniconv_bench.system import Encoding, Progress
 from uniconv_bench.system_cards import RewriteRetriever
 from uniconv_bench.task import load_task
 from uniconv_bench.uniconv.backbone import Backbone
@@ -118,12 +118,22 @@ def _todo(evaluation: Evaluation, missing: Sequence[str]) -> dict[str, float]:
         return todo | full
     if not setup.adapters:
         setup.fit()
+    if _encoded(evaluation):
+        full["retrieve"] -= passages / reading
     done = evaluation.retrieval[0]
     if not done.exists():
         return todo | full
     if not answers or evaluation.answering(done / RUN)[0].exists():
         return todo
     return todo | {k: full[k] for k in ("generate", "score")}
+
+
+def _encoded(evaluation: Evaluation) -> bool:
+    """Whether passages have to be embedded, and have been."""
+    retriever, task = evaluation.retriever, evaluation.task
+    if evaluation.setup.is_given(task) or not isinstance(retriever, Encoding):
+        return False
+    return retriever.embeddings(task.corpus)[0].exists()
 
 
 def _training_seconds(setup: Setup, names: Sequence[str]) -> float:

@@ -21,8 +21,8 @@ from uniconv_bench.errors import UserError
 
 CACHE = "UNICONV_BENCH_CACHE"
 COMPARE = "compare the file with the layout shown at the top of the task's module"
-LARGE = 1 << 26
-"""Bytes from which a file's digest is worth keeping: a tenth of a second's reading."""
+LARGE = 1 << 24
+"""Bytes from which a file's digest is worth keeping: some hundredths of a second's reading."""
 SETTLED_NS = 2_000_000_000
 T = TypeVar("T")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from uniconv_bench.footnotes import distinct
 from uniconv_bench.records import ResultRecord
@@ -68,6 +69,17 @@ def intervals(records: Sequence[ResultRecord], metric: str, out: Path) -> Path:
         f"{metric_label(metric)} x 100, 95 % interval ({shown[0].task.profile})", fontsize=8
     )
     figure.tight_layout()
+    return save(figure, out)
+
+
+def save(figure: Any, out: Path) -> Path:
+    """Writes and closes a figure: the PNG, with a PDF beside it; the same figure, the same bytes.
+
+    Args:
+        out: the file, without its ending.
+    """
+    from matplotlib import pyplot
+
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out.with_suffix(".pdf"), metadata={"CreationDate": None})
     figure.savefig(out.with_suffix(".png"), dpi=150, metadata={"Software": None})

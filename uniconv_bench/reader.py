@@ -17,6 +17,8 @@ from uniconv_bench.prompts import Prompt
 
 ROOM = 64
 """Tokens that keys and values can grow by before they are copied."""
+TOGETHER = 16
+"""Prompts read at once; more would be no quicker, and padded to the longest of more."""
 
 
 class Reader:
@@ -50,6 +52,20 @@ class Reader:
             self._forget(kept)
             return self.read([prompt.ids[prompt.start :] for prompt in prompts])
         return self.read([prompt.ids[known:] for prompt in prompts])
+
+    @staticmethod
+    def joined(readers: Sequence[Reader]) -> Reader:
+        """All rows of several readers of one model, which are used up."""
+        one = Reader(readers[0].model, 0)
+        longest = max(reader._seen.shape[1] for reader in readers)
+        one._seen = torch.cat([_padded(reader._seen, longest, 1) for reader in readers])
+        one._read = torch.cat([reader._read for reader in readers])
+        layers = [reader._cache.layers for reader in readers]
+        # Layer by layer, so that no more than one of them is held twice.
+        one._cache = Cache(
+            layers=[_Layer.joined([of.pop(0) for of in layers]) for _ in layers[0][:]]
+        )
+        return one
 
     def read(self, rows: Sequence[Sequence[int]], *, states: bool = False) -> Tensor:
         """Logits (B, vocabulary) after each row's piece, or the last layer's states (B, d)."""
@@ -99,6 +115,20 @@ class Reader:
         causal = causal.get_base_model() if hasattr(causal, "get_base_model") else causal
         found: Tensor = causal.base_model(**given).last_hidden_state[:, -1]
         return found
+
+
+def read_prompts(model: Any, prompts: Sequence[Prompt]) -> tuple[Reader, Tensor]:
+    """A reader that has read prompts, and the logits (B, vocabulary) after each.
+
+    Args:
+        prompts: as of `Reader.prompts`; those of like length had better be neighbours.
+    """
+    readers, logits = [], []
+    for start in range(0, len(prompts), TOGETHER):
+        group = prompts[start : start + TOGETHER]
+        readers.append(Reader(model, len(group)))
+        logits.append(readers[-1].prompts(group))
+    return (readers[0] if len(readers) == 1 else Reader.joined(readers)), torch.cat(logits)
 
 
 class Memory:
@@ -179,6 +209,16 @@ class _Layer(DynamicLayer):
             whole[:, :, start : start + new] = states
         return self._show(start + new)
 
+    @staticmethod
+    def joined(layers: Sequence[Any]) -> _Layer:
+        """The rows of several, padded on the left."""
+        keys, values = (list(of) for of in zip(*(layer._held() for layer in layers), strict=True))
+        longest = max(of.shape[2] for of in keys)
+        one = _Layer()
+        one.lazy_initialization(keys[0], values[0])
+        one._hold(*(torch.cat([_padded(of, longest, 2) for of in all_]) for all_ in (keys, values)))
+        return one
+
     def batch_select_indices(self, indices: Tensor) -> None:
         """These rows alone."""
         keys, values = self._held()
@@ -206,3 +246,10 @@ class _Layer(DynamicLayer):
         keys, values = (whole[:, :, :tokens] for whole in self._all)
         self.keys, self.values = keys, values
         return keys, values
+
+
+def _padded(tensor: Tensor, tokens: int, dim: int) -> Tensor:
+    """With zeros before it, so that there are that many tokens along a dimension."""
+    shape = [*tensor.shape]
+    shape[dim] = tokens - shape[dim]
+    return torch.cat([tensor.new_zeros(shape), tensor], dim)

@@ -21,8 +21,8 @@ from uniconv_bench.files import read_json
 from uniconv_bench.sealed import Sealed, Strict, opened, write_sealed
 
 SCHEMA_VERSION = 2
-STUDIES = "studies"
-"""Folder of a results folder that holds what studies found."""
+STUDIES, BENCHMARKS = "studies", "benchmarks.json"
+"""Folder of a results folder that holds what studies found; file with the program's own speed."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -195,7 +195,7 @@ def read_record(path: Path) -> ResultRecord:
 
 
 def read_records(folder: Path) -> list[ResultRecord]:
-    """Every record below a folder, by path, but for what studies keep there.
+    """Every record below a folder, by path, but for what studies and benchmarks keep there.
 
     Raises:
         UserError: naming the first file that is none.
@@ -203,4 +203,5 @@ def read_records(folder: Path) -> list[ResultRecord]:
     if not folder.is_dir():
         raise UserError("no such folder", where=folder, mend="run a system on a task first")
     paths = sorted(folder.rglob("*.json"))
-    return [read_record(p) for p in paths if STUDIES not in p.relative_to(folder).parts]
+    others = {STUDIES, BENCHMARKS}
+    return [read_record(p) for p in paths if others.isdisjoint(p.relative_to(folder).parts)]

@@ -2,13 +2,14 @@
 
 The prompts are those of turns of the sample with passages to read, on the real backbone in float32.
 `ratio` is time by time for the same prompts, `identical` how many greedy answers are the same on
-both sides. With a smaller batch, sides alternate batch by batch. Goal: 3.
+both sides, `peak_mib` of the process so far. A line for each size of batch. Goal: 3.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import sys
 import time
 from itertools import islice
@@ -27,7 +28,7 @@ GOAL = 3.0
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, nargs="+", default=[4, 16, 64])
     parser.add_argument("--task", default="inscit", help="of the five, its answers are the longest")
     parser.add_argument("--passages", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=None, help="default: the task's limit")
@@ -57,33 +58,31 @@ def main() -> None:
 
     alone(prompts[0])  # what is done once in a process
     list(decode(model, prompts[:2], how, batch_size=2))
-    seconds = dict.fromkeys(("one_by_one", "batched"), 0.0)
-    same, written = 0, 0
-    for first in range(0, len(prompts), given.batch):
-        group = prompts[first : first + given.batch]
+    start = time.perf_counter()
+    wanted = [alone(prompt) for prompt in prompts]
+    one_by_one = time.perf_counter() - start
+    written = sum(map(len, wanted))
+    for batch in given.batch:
         start = time.perf_counter()
-        wanted = [alone(prompt) for prompt in group]
-        middle = time.perf_counter()
-        found = dict(decode(model, group, how, batch_size=given.batch))
-        seconds["batched"] += time.perf_counter() - middle
-        seconds["one_by_one"] += middle - start
-        same += sum(found[n] == wanted[n] for n in range(len(group)))
-        written += sum(map(len, wanted))
-    line = {
-        "benchmark": "decode",
-        "task": given.task,
-        "ratio": round(seconds["one_by_one"] / seconds["batched"], 3),
-        "goal": GOAL,
-        "prompts": len(prompts),
-        "batch": given.batch,
-        "tokens_read": sum(len(prompt.ids) for prompt in prompts),
-        "tokens_written": written,
-        "seconds": {side: round(value, 2) for side, value in seconds.items()},
-        "tokens_per_second": {side: round(written / s, 1) for side, s in seconds.items()},
-        "identical": same,
-        "device": device(),
-    }
-    sys.stdout.write(json.dumps(line) + "\n")
+        found = dict(decode(model, prompts, how, batch_size=batch))
+        seconds = {"one_by_one": one_by_one, "batched": time.perf_counter() - start}
+        line = {
+            "benchmark": "decode",
+            "task": given.task,
+            "ratio": round(one_by_one / seconds["batched"], 3),
+            "goal": GOAL,
+            "prompts": len(prompts),
+            "batch": batch,
+            "tokens_read": sum(len(prompt.ids) for prompt in prompts),
+            "tokens_written": written,
+            "seconds": {side: round(value, 2) for side, value in seconds.items()},
+            "tokens_per_second": {side: round(written / s, 1) for side, s in seconds.items()},
+            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+            "identical": sum(found[n] == tokens for n, tokens in enumerate(wanted)),
+            "device": device(),
+        }
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -119,11 +119,13 @@ def main() -> None:
         sides = both(folder, chosen, options.repeat)
         same = agreement(folder)
         by_size = {
-            size: sides["ours"]["seconds"]
-            if size == chosen
-            else round(measured("ours", folder, size)["seconds"], 2)
+            size: sides["ours"] if size == chosen else measured("ours", folder, size)
             for size in sizes
         }
+    seconds, peaks = (
+        {size: round(found[name], 2) for size, found in by_size.items()}
+        for name in ("seconds", "peak_mib")
+    )
     line = {
         "benchmark": "search",
         "ratio": round(sides["ours"]["seconds"] / sides["faiss"]["seconds"], 3),
@@ -131,8 +133,9 @@ def main() -> None:
         "memory": round(sides["ours"]["peak_mib"] / sides["faiss"]["peak_mib"], 3),
         "goal_memory": GOAL_MEMORY,
         "same_places": round(same, 6),
-        "linear": round(by_size[sizes[-1]] / by_size[sizes[0]] / (sizes[-1] / sizes[0]), 3),
-        "seconds_by_passages": by_size,
+        "linear": round(seconds[sizes[-1]] / seconds[sizes[0]] / (sizes[-1] / sizes[0]), 3),
+        "seconds_by_passages": seconds,
+        "peak_mib_by_passages": peaks,
         "queries": QUERIES,
         "depth": DEPTH,
         "passages": chosen,

@@ -4,6 +4,7 @@ session, against the same backbone as two separate models.
 Both sides embed the session, search, and answer from session and passages. `ratio` compares the
 time to the answer's first token, `ideal` counts tokens read: (2s + p) / (s + p). Sides alternate;
 times are medians. Goal: 0.9 of the ideal; whole turns and the weights in memory stand beside it.
+`peak_mib` is of the whole process, with both sides and all sessions so far.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import resource
 import statistics
 import sys
 import tempfile
@@ -120,6 +122,7 @@ def main() -> None:
             "weight_memory_goal": MEMORY_GOAL,
             "first_token_seconds": {side: round(value, 3) for side, value in first.items()},
             "whole_turn_seconds": {side: round(value, 3) for side, value in whole.items()},
+            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
             "tokens": given.tokens,
             "identical": all(run[2] == runs["separate"][0][2] for run in runs["unified"]),
             "device": device(),
