@@ -22,11 +22,10 @@ class RewriteRetriever:
 
     def __init__(self, card: RewriteCard, context: Context):
         self._rewriter = Rewriter(card.adapter, card.rewrite_tokens, context)
-        asked = card.retriever
-        self._retriever: Retriever = (
-            Bm25Retriever(asked, context)
-            if isinstance(asked, Bm25Card)
-            else EncoderRetriever(asked, context)
+        self.asked: Retriever = (
+            Bm25Retriever(card.retriever, context)
+            if isinstance(card.retriever, Bm25Card)
+            else EncoderRetriever(card.retriever, context)
         )
 
     def fingerprint(self) -> Mapping[str, Any]:
@@ -34,7 +33,7 @@ class RewriteRetriever:
         return {
             "retriever": "rewrite",
             "rewriter": dict(self._rewriter.fingerprint()),
-            "asked": dict(self._retriever.fingerprint()),
+            "asked": dict(self.asked.fingerprint()),
             "code": [
                 digest_of_file(Path(__file__).with_name(f"{n}.py")) for n in ("bm25", "encoder")
             ],
@@ -44,5 +43,5 @@ class RewriteRetriever:
         self, turns: Sequence[Turn], corpus: Corpus, depth: int, progress: Progress
     ) -> Iterator[tuple[str, Ranking]]:
         """See `system.Retriever`."""
-        asked = self._rewriter.rewritten(turns, progress)
-        return self._retriever.retrieve(asked, corpus, depth, progress)
+        rewritten = self._rewriter.rewritten(turns, progress)
+        return self.asked.retrieve(rewritten, corpus, depth, progress)

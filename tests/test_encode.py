@@ -372,3 +372,9 @@ def test_a_card_with_an_approximate_index_tells_its_recall(
     assert code == 0, said
     assert re.search(r"index IVF4,Flat: recall@10 0\.\d+ against exact search on \d+ queries", said)
     assert Path(rows[0]["run"]).exists()
+    shown = float(said.partition("recall@10 ")[2].split()[0])
+    out = ("--limit", "4", "--results", card.parent / "results", "--json")
+    code, record, said = told(capsys, "run", "--task", "qrecc", "--system", card, *out)
+    assert code == 0, said
+    assert record["index"]["depth"] == 10 and record["index"]["queries"] == 4
+    assert 0 < record["index"]["recall"] <= 1 and 0 < shown < 1

@@ -15,7 +15,7 @@ from uniconv_bench.encode import Embed, Embeddings, embeddings_folder, encode_co
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of_code
 from uniconv_bench.index import ExactIndex
-from uniconv_bench.system import Context, Corpus, Progress, Ranking
+from uniconv_bench.system import Context, Corpus, IndexRecall, Progress, Ranking
 
 EXACT = "exact"
 SAMPLE = 100
@@ -46,6 +46,8 @@ class EmbeddingRetriever(ABC):
     def __init__(self, context: Context):
         self.inference = context.inference
         self._made_elsewhere = context.index
+        self.index_recall: IndexRecall | None = None
+        """Of the last search through an approximate index."""
 
     @abstractmethod
     def of_passages(self) -> dict[str, Any]:
@@ -181,6 +183,7 @@ class EmbeddingRetriever(ABC):
         sample = range(0, len(queries), max(1, len(queries) // SAMPLE))
         wanted = list(self._exact(queries[sample], corpus, embeddings, depth, progress))
         share = approximate.recall([found[i] for i in sample], wanted)
+        self.index_recall = IndexRecall(share, depth, len(wanted))
         told = f"recall@{depth} {share:.3f} against exact search on {len(wanted)} queries"
         progress.note(" ".join(filter(None, ("  index", factory, settings))) + f": {told}")
         yield from found

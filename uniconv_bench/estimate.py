@@ -109,11 +109,12 @@ def _todo(evaluation: Evaluation, missing: Sequence[str]) -> dict[str, float]:
         "generate": turns * (per_turn + writing) / reading if answers else 0.0,
         "score": 15.0,
     }
-    if isinstance(setup.card.retriever, RewriteRetriever):
-        rewriting = 5 * setup.card.retriever.rewrite_tokens
-        full["retrieve"] = turns * (SESSION_TOKENS + rewriting) / reading
-    if setup.card.retriever.kind in ("bm25", *BOUNDS) or setup.is_given(evaluation.task):
+    card = setup.card.retriever
+    asked = card.retriever if isinstance(card, RewriteRetriever) else card
+    if asked.kind in ("bm25", *BOUNDS) or setup.is_given(evaluation.task):
         full["retrieve"] = 1.0
+    if isinstance(card, RewriteRetriever):
+        full["retrieve"] += turns * (SESSION_TOKENS + 5 * card.rewrite_tokens) / reading
     if missing:
         return todo | full
     if not setup.adapters:
@@ -130,10 +131,10 @@ def _todo(evaluation: Evaluation, missing: Sequence[str]) -> dict[str, float]:
 
 def _encoded(evaluation: Evaluation) -> bool:
     """Whether passages have to be embedded, and have been."""
-    retriever, task = evaluation.retriever, evaluation.task
-    if evaluation.setup.is_given(task) or not isinstance(retriever, Encoding):
+    asked, task = evaluation.asked, evaluation.task
+    if evaluation.setup.is_given(task) or not isinstance(asked, Encoding):
         return False
-    return retriever.embeddings(task.corpus)[0].exists()
+    return asked.embeddings(task.corpus)[0].exists()
 
 
 def _training_seconds(setup: Setup, names: Sequence[str]) -> float:

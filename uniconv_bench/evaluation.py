@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -26,8 +26,16 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of, digest_of_code, digest_of_file, write_json, write_jsonl
 from uniconv_bench.origin import check_passages, check_run, ranked
 from uniconv_bench.outside import answers, fingerprint_of, rankings, source_of
-from uniconv_bench.recording import ANSWERS, RUN, SCORES, SUMMARY
-from uniconv_bench.system import Answer, Encoding, Generator, Progress, Retriever
+from uniconv_bench.recording import ANSWERS, INDEX, RUN, SCORES, SUMMARY
+from uniconv_bench.system import (
+    Answer,
+    Approximates,
+    Asks,
+    Encoding,
+    Generator,
+    Progress,
+    Retriever,
+)
 from uniconv_bench.task import Task, load_task
 
 
@@ -174,16 +182,22 @@ class Evaluation:
         return folder_of("answers", self.setup.card.name, fingerprint), fingerprint
 
     @property
+    def asked(self) -> Retriever:
+        """What looks for passages in the end: the retriever, or the one that it asks."""
+        return self.retriever.asked if isinstance(self.retriever, Asks) else self.retriever
+
+    @property
     def encoding(self) -> Encoding:
-        """The retriever, as one that embeds passages.
+        """The same, as one that embeds passages.
 
         Raises:
             UserError: it is none.
         """
-        if self.setup.is_given(self.task) or not isinstance(self.retriever, Encoding):
+        asked = self.asked
+        if self.setup.is_given(self.task) or not isinstance(asked, Encoding):
             what = f"{self.setup.card.name} embeds no passages of {self.task.card.name}"
             raise UserError(what, mend="take a system with a retriever of kind dense or encoder")
-        return self.retriever
+        return asked
 
     def encode(self) -> Path:
         """The folder with the embeddings of the corpus."""
@@ -205,6 +219,8 @@ class Evaluation:
                 if self.retrieves:
                     self._tell_missing("passages", run, self.turns)
                 runs.write_run(working / RUN, run.items(), self.setup.card.name)
+                if isinstance(self.asked, Approximates) and self.asked.index_recall is not None:
+                    write_json(working / INDEX, asdict(self.asked.index_recall))
         return folder
 
     @contextmanager

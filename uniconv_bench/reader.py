@@ -53,19 +53,16 @@ class Reader:
             return self.read([prompt.ids[prompt.start :] for prompt in prompts])
         return self.read([prompt.ids[known:] for prompt in prompts])
 
-    @staticmethod
-    def joined(readers: Sequence[Reader]) -> Reader:
-        """All rows of several readers of one model, which are used up."""
-        one = Reader(readers[0].model, 0)
+    def join(self, others: Sequence[Reader]) -> None:
+        """The rows of other readers of the model come after its own; they are used up."""
+        readers = [self, *others]
         longest = max(reader._seen.shape[1] for reader in readers)
-        one._seen = torch.cat([_padded(reader._seen, longest, 1) for reader in readers])
-        one._read = torch.cat([reader._read for reader in readers])
-        layers = [reader._cache.layers for reader in readers]
-        # Layer by layer, so that no more than one of them is held twice.
-        one._cache = Cache(
-            layers=[_Layer.joined([of.pop(0) for of in layers]) for _ in layers[0][:]]
-        )
-        return one
+        self._seen = torch.cat([_padded(reader._seen, longest, 1) for reader in readers])
+        self._read = torch.cat([reader._read for reader in readers])
+        for layer in self._cache.layers:
+            assert isinstance(layer, _Layer)
+            # Layer by layer, so that no more than one of them is held twice.
+            layer.join([other._cache.layers.pop(0) for other in others])  # type: ignore[misc]
 
     def read(self, rows: Sequence[Sequence[int]], *, states: bool = False) -> Tensor:
         """Logits (B, vocabulary) after each row's piece, or the last layer's states (B, d)."""
@@ -128,7 +125,10 @@ def read_prompts(model: Any, prompts: Sequence[Prompt]) -> tuple[Reader, Tensor]
         group = prompts[start : start + TOGETHER]
         readers.append(Reader(model, len(group)))
         logits.append(readers[-1].prompts(group))
-    return (readers[0] if len(readers) == 1 else Reader.joined(readers)), torch.cat(logits)
+    reader, *others = readers
+    if others:
+        reader.join(others)
+    return reader, torch.cat(logits)
 
 
 class Memory:
@@ -209,15 +209,15 @@ class _Layer(DynamicLayer):
             whole[:, :, start : start + new] = states
         return self._show(start + new)
 
-    @staticmethod
-    def joined(layers: Sequence[Any]) -> _Layer:
-        """The rows of several, padded on the left."""
-        keys, values = (list(of) for of in zip(*(layer._held() for layer in layers), strict=True))
-        longest = max(of.shape[2] for of in keys)
-        one = _Layer()
-        one.lazy_initialization(keys[0], values[0])
-        one._hold(*(torch.cat([_padded(of, longest, 2) for of in all_]) for all_ in (keys, values)))
-        return one
+    def join(self, others: Sequence[_Layer]) -> None:
+        """The rows of others come after its own; all are padded on the left."""
+        held = [layer._held() for layer in (self, *others)]
+        longest = max(keys.shape[2] for keys, _ in held)
+        keys, values = (
+            torch.cat([_padded(tensor, longest, 2) for tensor in of])
+            for of in zip(*held, strict=True)
+        )
+        self._hold(keys, values)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """These rows alone."""

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 RUN, ANSWERS, SCORES = "run.trec", "answers.jsonl", "scores.jsonl"
 SUMMARY, RECORD = "summary.json", "record.json"
+INDEX = "index.json"
+"""What an approximate index found of what exact search finds, beside the run file."""
 
 
 def recorded(evaluation: Evaluation, folders: Mapping[str, Path]) -> ResultRecord:
@@ -90,6 +92,7 @@ def recorded(evaluation: Evaluation, folders: Mapping[str, Path]) -> ResultRecor
             empty_answers=sum(not answer.text for answer in answers.values()),
         ),
         limit=evaluation.limit,
+        index=_index(folders["retrieval"] / INDEX),
         digests=records.Digests(
             run=digest_of_file(run_file) if evaluation.retrieves else None,
             answers=digest_of_file(answers_file) if answers_file else None,
@@ -97,6 +100,10 @@ def recorded(evaluation: Evaluation, folders: Mapping[str, Path]) -> ResultRecor
         ),
         provenance=made.model_copy(update={"peak_memory_bytes": peak}),
     )
+
+
+def _index(path: Path) -> records.IndexPart | None:
+    return records.IndexPart.model_validate(read_json(path)) if path.exists() else None
 
 
 def scores_of(folder: Path) -> tuple[records.Score, ...]:

@@ -140,6 +140,17 @@ class Provenance(Strict):
     created: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
 
 
+class IndexPart(Strict):
+    """What an approximate index found of what exact search finds."""
+
+    recall: Fraction
+    """Share of the exactly nearest passages, averaged over the queries."""
+    depth: Annotated[int, Field(gt=0)]
+    """Passages a ranking."""
+    queries: Annotated[int, Field(gt=0)]
+    """A sample of those of the run."""
+
+
 class ResultRecord(Sealed):
     """The scores of one system on one task, and everything they depend on."""
 
@@ -150,8 +161,16 @@ class ResultRecord(Sealed):
     counts: Counts
     limit: int | None
     """Turns taken if not all; such a record never enters a table."""
+    index: IndexPart | None = None
+    """None: search was exact, or there was none."""
     digests: Digests
     provenance: Provenance
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Of an exact search nothing is said, as in records from before there was this field."""
+        written: dict[str, Any] = write(self)
+        return {name: value for name, value in written.items() if name != "index" or value}
 
     @model_validator(mode="after")
     def _each_metric_once(self) -> Self:

@@ -165,6 +165,36 @@ class Encoding(Protocol):
         """Raises UserError if embeddings made elsewhere do not fit."""
 
 
+@dataclass(frozen=True, slots=True)
+class IndexRecall:
+    """How much of what exact search finds an approximate index found.
+
+    Attributes:
+        recall: share of the exactly nearest passages, averaged over the queries.
+        depth: passages a ranking.
+        queries: a sample of those of the run.
+    """
+
+    recall: float
+    depth: int
+    queries: int
+
+
+@runtime_checkable
+class Approximates(Protocol):
+    """A retriever whose index may be approximate."""
+
+    index_recall: IndexRecall | None
+    """Of the last run; None: it was exact."""
+
+
+@runtime_checkable
+class Asks(Protocol):
+    """A retriever that asks another one, in other words."""
+
+    asked: Retriever
+
+
 class Generator(Protocol):
     """Answers turns from their session and evidence. Built as `Class(card table, Context)`."""
 
