@@ -30,6 +30,7 @@ QUICK = {
     "turn": "--sessions 64 128 256 512 --passages 100 --tokens 8 --repeat 2",
 }
 """Benchmark -> its options in the quick form, which has these alone."""
+MACHINE = {"package", "commit", "dirty", "python", "packages", "hardware", "platform", "created"}
 
 
 def lines_of(name: str, options: Sequence[str]) -> list[dict[str, Any]]:
@@ -52,6 +53,7 @@ def main() -> int:
     given = parser.parse_args()
     if unknown := set(given.names) - set(every):
         parser.error(f"no benchmark {min(unknown)!r}; there are {', '.join(every)}")
+    machine = provenance({}, {}).model_dump(mode="json", include=MACHINE)
     found, failed = [], []
     for name in given.names or (sorted(QUICK) if given.quick else every):
         options = QUICK.get(name, "").split() if given.quick else []
@@ -64,9 +66,8 @@ def main() -> int:
             sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
         found += lines
-    machine = provenance({}, {}).model_dump(mode="json", exclude_defaults=True)
-    kept = {"quick": given.quick, "provenance": machine, "benchmarks": found}
-    sys.stderr.write(f"{write_json(given.out / BENCHMARKS, kept)}\n")
+        kept = {"quick": given.quick, "provenance": machine, "benchmarks": found}
+        write_json(given.out / BENCHMARKS, kept)
     if figure := growth.drawn(found, given.out / "benchmarks"):
         sys.stderr.write(f"{figure}\n")
     if failed:

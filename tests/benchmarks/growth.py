@@ -49,7 +49,6 @@ def drawn(lines: Sequence[Mapping[str, Any]], out: Path) -> Path | None:
         axes[1][column].set_xlabel(grows, fontsize=8)
         ticks = sorted({at for curve in seconds.values() for at in curve})
         axes[1][column].set_xticks(ticks, [_short(at) for at in ticks])
-        axes[1][column].minorticks_off()
     axes[0][0].set_ylabel("seconds", fontsize=8)
     axes[1][0].set_ylabel("peak memory (MiB)", fontsize=8)
     figure.tight_layout()
@@ -107,7 +106,8 @@ def _draw(axis: Any, curves: Mapping[str, Curve]) -> None:
             linewidth=1,
             label=label,
         )
-    axis.set_xscale("log", base=2)
+    axis.margins(y=0.25)  # room for the legend
+    axis.set_xlim(left=0)
     axis.set_ylim(bottom=0)
     axis.tick_params(labelsize=7)
     axis.grid(linewidth=0.4)
