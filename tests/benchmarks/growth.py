@@ -47,8 +47,6 @@ def drawn(lines: Sequence[Mapping[str, Any]], out: Path) -> Path | None:
         for axis, curves in zip(axes[:, column], (seconds, memory), strict=True):
             _draw(axis, curves)
         axes[1][column].set_xlabel(grows, fontsize=8)
-        ticks = sorted({at for curve in seconds.values() for at in curve})
-        axes[1][column].set_xticks(ticks, [_short(at) for at in ticks])
     axes[0][0].set_ylabel("seconds", fontsize=8)
     axes[1][0].set_ylabel("peak memory (MiB)", fontsize=8)
     figure.tight_layout()
@@ -106,17 +104,19 @@ def _draw(axis: Any, curves: Mapping[str, Curve]) -> None:
             linewidth=1,
             label=label,
         )
-    axis.margins(y=0.25)  # room for the legend
     axis.set_xlim(left=0)
-    axis.set_ylim(bottom=0)
+    # Room for the legend.
+    axis.set_ylim(0, 1.35 * max(value for curve in curves.values() for value in curve.values()))
+    axis.locator_params(axis="x", nbins=5)
+    axis.xaxis.set_major_formatter(lambda count, place: _short(count))
     axis.tick_params(labelsize=7)
     axis.grid(linewidth=0.4)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="upper left")
 
 
 def _short(count: float) -> str:
-    """As 250 k or 1.0 M."""
+    """As 250 k or 1.5 M."""
     for size, sign in ((1e6, " M"), (1e3, " k")):
-        if count >= 10 * size or (sign == " M" and count >= size):
+        if count >= size:
             return f"{count / size:.3g}{sign}"
     return f"{count:,.0f}"
