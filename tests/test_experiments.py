@@ -17,10 +17,12 @@ from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.errors import UserError
 from uniconv_bench.experiments.conditions import NAME, NUMBER, evidence_of, view_of
 from uniconv_bench.experiments.measures import Measured, extra_of
-from uniconv_bench.experiments.outcome import OUTCOME, Outcome, read_outcome
 from uniconv_bench.experiments.pages import CSV, PAGE, kept
+from uniconv_bench.experiments.planning import Planner
 from uniconv_bench.experiments.slices import sliced
 from uniconv_bench.experiments.study import conduct, setup_of
+from uniconv_bench.files import read_json
+from uniconv_bench.outcomes import OUTCOME, Outcome, read_outcome
 from uniconv_bench.progress import Silent
 from uniconv_bench.system import Answer
 from uniconv_bench.task import Task, load_task
@@ -42,6 +44,7 @@ extras = ["grounding", "same_passages", "same_answer"]
 baseline = "own"
 tasks = { sample = ["qrecc"] }
 turns = { sample = 12 }
+arms = { sample = ["own", "no history", "gold", "gold + 2", "none", "bm25's"] }
 slices = ["depth"]
 interaction = ["own", "no history", "gold", "none"]
 
@@ -50,6 +53,7 @@ interaction = ["own", "no history", "gold", "none"]
 "no history" = { system = "SYSTEM", history = "none" }
 "gold" = { system = "SYSTEM", evidence = "gold" }
 "gold + 2" = { system = "SYSTEM", evidence = "gold+2" }
+"gold + 4" = { system = "SYSTEM", evidence = "gold+4" }
 "none" = { system = "SYSTEM", evidence = "none" }
 "bm25's" = { system = "SYSTEM", evidence = "from bm25+llm" }
 
@@ -184,19 +188,30 @@ def test_turns_are_sliced_by_what_they_are() -> None:
 
 
 def test_every_shipped_study_can_be_set_up() -> None:
+    adapters: dict[tuple[str, str], Any] = {}
     for name in registry.study_names():
         card, _ = registry.study_card(name)
         for profile in ("sample", "mini"):
-            systems = [setup_of(card, c, profile, Silent()).card for c in card.conditions]
-            changed = [
-                s for s, c in zip(systems, card.conditions.values(), strict=True) if c.change
-            ]
-            assert len({s.name for s in changed}) == len(changed)
-            assert not {s.name for s in changed} & set(registry.system_names())
+            setups = [setup_of(card, c, profile, Silent()) for c in card.at(profile).conditions]
+            # Systems of one name are one, in whatever study: what they left in the cache is shared.
+            for setup in setups:
+                plain = {"sources": {}}
+                said = {n: t.model_copy(update=plain) for n, t in setup.card.adapters.items()}
+                assert adapters.setdefault((profile, setup.card.name), said) == said
+    sweep, lab = (
+        {setup_of(card, label, "sample", Silent()).card.name for label in card.conditions}
+        for card in (
+            registry.study_card(name)[0].at("sample") for name in ("alpha-sweep", "cii-lab")
+        )
+    )
+    assert len(sweep & lab) == 2  # without L_CII, and with its default
 
 
 def test_a_condition_differs_from_its_system_as_the_card_says() -> None:
     card, _ = registry.study_card("alpha-sweep")
+    assert (
+        set(card.at("sample").conditions) < set(card.conditions) == set(card.at("mini").conditions)
+    )
     setup = setup_of(card, "alpha 2", "mini", Silent())
     joint, first = setup.card.adapters["joint"], setup.card.adapters["first"]
     assert (joint.losses.cii, joint.start, joint.max_steps) == (2.0, "first", 24)
@@ -214,6 +229,7 @@ def test_a_condition_differs_from_its_system_as_the_card_says() -> None:
         ('slices = ["depth"]', 'figure = "line"', "give every condition its x"),
         ('evidence = "gold+2"', 'evidence = "golden"', "evidence"),
         ('"none"]', '"nothing"]', "interaction: 'nothing' is none of conditions"),
+        ('sample = ["own", ', "sample = [", "arms.sample: the baseline is not among them"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused(old: str, new: str, told: str, tmp_path: Path) -> None:
@@ -227,13 +243,18 @@ def test_a_study_that_cannot_be_is_refused(old: str, new: str, told: str, tmp_pa
 
 
 @pytest.fixture(scope="module")
-def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def study_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     (folder / "tiny.toml").write_text(
         TINY.format(base="uniconv-untrained").replace("tiny-uniconv-untrained", "tiny")
     )
     (folder / "small.toml").write_text(STUDY.replace("SYSTEM", str(folder / "tiny.toml")))
-    card, _ = registry.study_card(str(folder / "small.toml"))
+    return folder / "small.toml"
+
+
+@pytest.fixture(scope="module")
+def outcome(study_file: Path) -> Outcome:
+    card, _ = registry.study_card(str(study_file))
     return conduct(card, "sample", progress=Silent())
 
 
@@ -250,6 +271,50 @@ def test_conditions_are_measured_on_the_turns_that_they_can_be_made_for(outcome:
     whole = [m for m in outcome.means if (m.condition, m.measure, m.part) == ("own", "f1", None)]
     of_parts = [m for m in outcome.means if (m.condition, m.measure) == ("own", "f1") and m.part]
     assert sum(m.n for m in of_parts) == whole[0].n
+
+
+@pytest.mark.slow
+def test_what_is_in_the_cache_is_not_planned_again(
+    outcome: Outcome, study_file: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card, _ = registry.study_card(str(study_file))
+    planner = Planner("sample")
+    first = planner.plan(card)
+    assert first.seconds > 10 and not first.trains and not first.training
+    assert planner.plan(card).seconds == 0  # the first of them leaves it all
+    monkeypatch.undo()
+    assert Planner("sample").plan(card).seconds == 0
+    assert outcome.left_out == ("gold + 4",)
+
+
+@pytest.mark.slow
+def test_studies_that_share_an_adapter_train_it_once() -> None:
+    planner = Planner("sample")
+    sweep, lab = (planner.plan(registry.study_card(n)[0]) for n in ("alpha-sweep", "cii-lab"))
+    alone = Planner("sample").plan(registry.study_card("cii-lab")[0])
+    assert sweep.trains and lab.trains and set(lab.training) < set(alone.training)
+    assert 0 < lab.seconds < alone.seconds
+
+
+@pytest.mark.slow
+def test_a_few_turns_learnt_by_heart(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY.format(base="uniconv"))
+    text = (Path(registry.__file__).parent / "experiments" / "overfit.toml").read_text()
+    text = text.replace('system = "uniconv"', f'system = "{tmp_path / "tiny.toml"}"')
+    text = text.replace('system = "uniconv-untrained"', f'system = "{tmp_path / "tiny.toml"}"')
+    text = text.replace("max_steps = 40", "max_steps = 2").replace('"overfit"', '"by-heart"')
+    (tmp_path / "overfit.toml").write_text(text)
+    card, _ = registry.study_card(str(tmp_path / "overfit.toml"))
+    found = conduct(card, "sample", progress=Silent())
+    task = load_task("topiocqa", "sample", progress=Silent())
+    measured = found.of("by heart", "topiocqa", "verbatim")
+    assert measured is not None and measured.n == 3 and found.split == "train"
+    assert any("demands Recall@1 of at least 100.0 for by heart" in s for s in found.reading)
+    assert "The first 3 train turns of each task." in found.limits()
+    report = read_json(
+        next(iter(setup_of(card, "by heart", "sample", Silent()).fit().values())) / "training.json"
+    )
+    assert sum(report["turns"].values()) == 3 and len(task.turns("train")) > 3
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ LAYERS = (
     {"sealed"},
     {"artefacts"},
     {"conversation", "cards", "definitions", "formats", "lookup", "malformed", "system_cards"}
-    | {"statistics", "study_cards", "training_cards"},
+    | {"claim_cards", "statistics", "study_cards", "training_cards"},
     {"blocks"},
     {"corpus"},
     {
@@ -37,9 +37,10 @@ LAYERS = (
         "outside",
     }
     | {"machine", "rendering"},
-    {"turnscores"},
+    {"outcomes", "turnscores"},
+    {"seeds", "spread"},
     {"comparison", "footnotes", "plots"},
-    {"claims", "conventions", "tables", "reproduce", "verdicts"},
+    {"attribution", "claims", "conventions", "evidence", "tables", "reproduce", "verdicts"},
     {"download", "unpack"},
     {
         "rawfiles",
@@ -92,6 +93,8 @@ NEVER = {
     "conventions": {"task", "system", "registry"},
     "comparison": {"task", "system", "registry"},
     "claims": {"task", "system", "registry"},
+    "attribution": {"task", "system", "registry"},
+    "outcomes": {"task", "system", "registry"},
     "leaderboard": {"task", "registry"},
     "site": {"task", "registry"},
 }

@@ -59,7 +59,7 @@ def plan(
             if identity not in trained:
                 trained.add(identity)
                 named.append(f"{name} of {setup.card.name}")
-                seconds += _training_seconds(setup, [name])
+                seconds += training_seconds(setup, [name])
                 backbone = setup.backbone.name if setup.backbone else ""
                 if backbone in TRAINING_MEMORY:
                     memory.append(f"{TRAINING_MEMORY[backbone]} with {backbone}")
@@ -95,36 +95,21 @@ def estimate(
 
 def _todo(evaluation: Evaluation, missing: Sequence[str]) -> dict[str, float]:
     """As `estimate`, with the adapters that are to be trained."""
-    setup, counts = evaluation.setup, evaluation.task.counts
-    turns = len(evaluation.turns)
-    reading, _ = _rates(setup.backbone)
+    setup = evaluation.setup
     todo = dict.fromkeys(("train", "retrieve", "generate", "score"), 0.0)
-    todo["train"] = _training_seconds(setup, missing)
-    passages = counts["passages"] * PASSAGE_TOKENS
-    per_turn = SESSION_TOKENS + evaluation.top_k * PASSAGE_TOKENS
-    answers = bool(evaluation.metrics_of("generation"))
-    writing = 5 * evaluation.task.card.answer_tokens  # batched, one token costs about five read
-    full = {
-        "retrieve": (passages + turns * SESSION_TOKENS) / reading,
-        "generate": turns * (per_turn + writing) / reading if answers else 0.0,
-        "score": 15.0,
-    }
-    card = setup.card.retriever
-    asked = card.retriever if isinstance(card, RewriteRetriever) else card
-    if asked.kind in ("bm25", *BOUNDS) or setup.is_given(evaluation.task):
-        full["retrieve"] = 1.0
-    if isinstance(card, RewriteRetriever):
-        full["retrieve"] += turns * (SESSION_TOKENS + 5 * card.rewrite_tokens) / reading
+    todo["train"] = training_seconds(setup, missing)
+    full = stage_seconds(evaluation)
+    encoding = full.pop("encode")
     if missing:
-        return todo | full
+        return todo | full | {"retrieve": full["retrieve"] + encoding}
     if not setup.adapters:
         setup.fit()
-    if _encoded(evaluation):
-        full["retrieve"] -= passages / reading
+    if not _encoded(evaluation):
+        full["retrieve"] += encoding
     done = evaluation.retrieval[0]
     if not done.exists():
         return todo | full
-    if not answers or evaluation.answering(done / RUN)[0].exists():
+    if not full["generate"] or evaluation.answering(done / RUN)[0].exists():
         return todo
     return todo | {k: full[k] for k in ("generate", "score")}
 
@@ -137,20 +122,48 @@ def _encoded(evaluation: Evaluation) -> bool:
     return asked.embeddings(task.corpus)[0].exists()
 
 
-def _training_seconds(setup: Setup, names: Sequence[str]) -> float:
+def stage_seconds(evaluation: Evaluation) -> dict[str, float]:
+    """Stage -> seconds, roughly, with trained adapters and nothing else at hand; passages encoded
+    apart from the turns that ask for them.
+    """
+    setup, counts = evaluation.setup, evaluation.task.counts
+    turns = len(evaluation.turns)
+    reading, _ = _rates(setup.backbone)
+    per_turn = SESSION_TOKENS + evaluation.top_k * PASSAGE_TOKENS
+    answers = bool(evaluation.metrics_of("generation"))
+    writing = 5 * evaluation.task.card.answer_tokens  # batched, one token costs about five read
+    full = {
+        "encode": counts["passages"] * PASSAGE_TOKENS / reading,
+        "retrieve": turns * SESSION_TOKENS / reading,
+        "generate": turns * (per_turn + writing) / reading if answers else 0.0,
+        "score": 15.0,
+    }
+    card = setup.card.retriever
+    asked = card.retriever if isinstance(card, RewriteRetriever) else card
+    if asked.kind in ("bm25", *BOUNDS) or setup.is_given(evaluation.task):
+        full |= {"encode": 0.0, "retrieve": 1.0}
+    if isinstance(card, RewriteRetriever):
+        full["retrieve"] += turns * (SESSION_TOKENS + 5 * card.rewrite_tokens) / reading
+    return full
+
+
+def training_seconds(setup: Setup, names: Sequence[str]) -> float:
+    """Of these adapters of a card, and of those that their teachers lack."""
     _, training = _rates(setup.backbone)
     own = sum(_training_tokens(setup, name) for name in names) / training
     teachers = filter(None, (setup.teacher(name) for name in names))
-    return own + sum(_training_seconds(teacher, teacher.to_train()) for teacher in teachers)
+    return own + sum(training_seconds(teacher, teacher.to_train()) for teacher in teachers)
 
 
 def _training_tokens(setup: Setup, name: str) -> float:
     """About how many tokens training an adapter reads and learns from."""
     training = setup.card.adapters[name]
-    counts = (setup.training_tasks[task].counts["splits"]["train"] for task in training.tasks)
-    turns = sum(count["turns"] for count in counts) * training.epochs
+    splits = (setup.training_tasks[task].counts["splits"]["train"] for task in training.tasks)
+    counts = [split["turns"] for split in splits]
+    turns = sum(min(n, training.turns or n) for n in counts) * training.epochs
     if training.max_steps:
-        turns = min(turns, training.max_steps * training.batch_size)
+        size = min(training.batch_size, training.turns or training.batch_size)
+        turns = min(turns, training.max_steps * size)
     shown = training.generation_passages + 1
     passes = {
         "retrieval": SESSION_TOKENS + (1 + training.hard_negatives) * PASSAGE_TOKENS,

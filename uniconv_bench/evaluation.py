@@ -171,6 +171,14 @@ class Evaluation:
         """Folder and fingerprint of the answers from a run file."""
         return self._answering({"run": digest_of_file(run_file), "top_k": self.top_k})
 
+    def answering_from(
+        self, evidence: Mapping[str, Sequence[Passage]]
+    ) -> tuple[Path, dict[str, Any]]:
+        """Folder and fingerprint of the answers of the turns named, from the passages with each."""
+        shown = {t.turn_id: evidence[t.turn_id] for t in self.turns if t.turn_id in evidence}
+        digest = digest_of({t: [astuple(p) for p in found] for t, found in shown.items()})
+        return self._answering({"evidence": digest})
+
     def _answering(self, read: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
         """Likewise; `read` names what the answers come from."""
         fingerprint = {
@@ -265,12 +273,10 @@ class Evaluation:
 
     def answer_from(self, evidence: Mapping[str, Sequence[Passage]]) -> Path:
         """The folder with `answers.jsonl`: of each turn named, from all the passages with it."""
-        shown = {t.turn_id: [*evidence[t.turn_id]] for t in self.turns if t.turn_id in evidence}
-        digest = digest_of({t: [astuple(p) for p in found] for t, found in shown.items()})
-        folder, fingerprint = self._answering({"evidence": digest})
+        folder, fingerprint = self.answering_from(evidence)
         with self._stage("answers", folder, fingerprint) as working:
             if working:
-                self._answer(working, shown)
+                self._answer(working, {turn: [*passages] for turn, passages in evidence.items()})
         return folder
 
     def accept(self, run_file: Path) -> None:

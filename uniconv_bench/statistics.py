@@ -10,7 +10,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any, TypeVar
 
@@ -50,22 +50,17 @@ class MetricSummary:
     conversations: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One system's mean minus another's on the same turns.
+    """One mean minus another's on the same turns.
 
     Attributes:
         mean: of the differences by turn; of several tasks the mean of their means.
         ci95: bootstrap over conversations, its percentiles widened for their number.
         p: two-sided, by flipping the sign of whole conversations; of the difference being `null`.
         null: the difference that `p` is against.
-        effect: mean over the standard deviation, both of conversations' mean differences (Cohen's
-            d_z); None where they do not differ, or there is but one.
         detectable: the smallest true difference from `null` that as many such conversations show
             in four of five cases; None of one conversation.
-        wins: turns on which the first is better.
-        ties: turns with equal values.
-        losses: turns on which the first is worse.
         n: turns.
         conversations: in all tasks together.
     """
@@ -74,13 +69,22 @@ class Difference:
     ci95: tuple[float, float]
     p: float
     null: float
-    effect: float | None
     detectable: float | None
-    wins: int
-    ties: int
-    losses: int
     n: int
     conversations: int
+
+    def __neg__(self) -> Difference:
+        """The other way round."""
+        low, high = self.ci95
+        return Difference(
+            mean=-self.mean,
+            ci95=(-high, -low),
+            p=self.p,
+            null=-self.null,
+            detectable=self.detectable,
+            n=self.n,
+            conversations=self.conversations,
+        )
 
     @property
     def turns_to_settle(self) -> int | None:
@@ -89,6 +93,24 @@ class Difference:
         if not distance or self.detectable is None:
             return None
         return math.ceil(self.n * (self.detectable / distance) ** 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedDifference(Difference):
+    """Likewise, and what is to be seen where both sides' values by turn are at hand.
+
+    Attributes:
+        effect: mean over the standard deviation, both of conversations' mean differences (Cohen's
+            d_z); None where they do not differ, or there is but one.
+        wins: turns on which the first is better.
+        ties: turns with equal values.
+        losses: turns on which the first is worse.
+    """
+
+    effect: float | None
+    wins: int
+    ties: int
+    losses: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,19 +183,11 @@ def summarise(per_turn: Mapping[str, float]) -> MetricSummary:
 
 
 def _interval(clusters: Sequence[_Clusters]) -> tuple[float, float]:
-    """95 % interval of the mean over tasks.
-
-    Plain percentiles are too narrow for few conversations; these are those that make the interval
-    of a mean of normal values as wide as Student's (Hesterberg 2015, "expanded percentile").
-    """
-    from scipy.special import ndtr, stdtrit
-
+    """95 % interval of the mean over tasks."""
     draws = resamples(*map(len, clusters))
     means = np.mean([c.resampled(d) for c, d in zip(clusters, draws, strict=True)], axis=0)
     count = sum(map(len, clusters))
-    free = count - len(clusters)
-    tail = 100 * float(ndtr(stdtrit(free, LEVEL / 2) * math.sqrt(count / free)))
-    low, high = np.percentile(means, [tail, 100 - tail])
+    low, high = np.percentile(means, _tails(count - len(clusters), count))
     return float(low), float(high)
 
 
@@ -190,9 +204,26 @@ def resamples(*counts: int) -> list[Floats]:
     ]
 
 
+def _tails(free: int, count: int, of_t: float | None = None) -> tuple[float, float]:
+    """The percentiles that end a 95 % interval of so many conversations.
+
+    Plain ones are too narrow for few conversations; these make the interval of a mean of normal
+    values as wide as Student's (Hesterberg 2015, "expanded percentile").
+
+    Args:
+        free: degrees of freedom of the conversations.
+        count: of conversations.
+        of_t: degrees of freedom of the mean, where conversations are not all it varies with.
+    """
+    from scipy.special import ndtr, stdtrit
+
+    tail = 100 * float(ndtr(stdtrit(of_t or free, LEVEL / 2) * math.sqrt(count / free)))
+    return tail, 100 - tail
+
+
 def paired(
     *tasks: tuple[Mapping[str, float], Mapping[str, float]], null: float = 0.0
-) -> Difference:
+) -> PairedDifference:
     """How far one system is above another on the same turns.
 
     Args:
@@ -211,7 +242,7 @@ def paired(
     if all(len(c) > 1 for c in clusters):
         interval = _interval(clusters)
         detectable = _detectable(clusters)
-    return Difference(
+    return PairedDifference(
         mean=mean,
         ci95=interval,
         p=_p_of(clusters, null),
@@ -313,6 +344,37 @@ def pooled(runs: Sequence[Mapping[str, float]]) -> PerTurn:
     if not runs or any(run.keys() != runs[0].keys() for run in runs):
         raise ValueError("runs are pooled over the same turns, one at least")
     return {turn_id: math.fsum(run[turn_id] for run in runs) / len(runs) for turn_id in runs[0]}
+
+
+def summarise_runs(runs: Sequence[Mapping[str, float]]) -> MetricSummary:
+    """Mean over runs with other seeds, with a 95 % interval over conversations and seeds.
+
+    Conversations and runs are both drawn, independently. Of few runs the draws vary too little, by
+    (S - 1) / S, so each run's distance from their mean is stretched by the root of its inverse; and
+    percentiles are Student's with the degrees of freedom of both variances (Satterthwaite 1946).
+
+    Raises:
+        ValueError: as of `pooled` and `summarise`.
+    """
+    whole = summarise(pooled(runs))
+    if len(runs) == 1 or whole.conversations == 1:
+        return whole
+    clusters = [_Clusters.of(run) for run in runs]
+    totals, sizes = np.array([c.totals for c in clusters]), clusters[0].sizes
+    centre, count = totals.mean(axis=0), len(runs)
+    totals = centre + (totals - centre) * math.sqrt(count / (count - 1))
+    random = np.random.default_rng(SEED)
+    drawn = random.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), RESAMPLES)
+    shares = random.multinomial(count, np.full(count, 1 / count), RESAMPLES) / count
+    means = (shares * (drawn @ totals.T)).sum(axis=1) / (drawn @ sizes)
+    within = _Clusters(centre, sizes).error ** 2
+    between = float(np.var([c.mean for c in clusters], ddof=1)) / count
+    free = len(sizes) - 1
+    spread = within**2 / free + between**2 / (count - 1)
+    of_t = (within + between) ** 2 / spread if spread else None
+    low, high = np.percentile(means, _tails(free, len(sizes), of_t))
+    ends = min(float(low), whole.ci95[0]), max(float(high), whole.ci95[1])
+    return replace(whole, ci95=(max(ends[0], 0.0), min(ends[1], 1.0)))
 
 
 def spread_of_runs(runs: Sequence[Mapping[str, float]]) -> float | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from uniconv_bench.cards import Card, Name, Positive, Profile
+from uniconv_bench.cards import Card, Fraction, Name, Positive, Profile
 
 Slicing = Literal["depth", "topic", "ellipsis", "hit", "ambiguity"]
 """How turns are told apart: by their number in the conversation; by whether the topic is another
@@ -18,9 +18,13 @@ relevant passage was shown; by how clearly the first passage leads."""
 History = Literal["full", "last", "none", "renamed"]
 """What a system sees of the turns before: all, the last exchange, nothing, or all with one name
 changed for another conversation's (turns without a name to change are left out)."""
-Extra = Literal["grounding", "same_passages", "same_answer"]
+Extra = Literal[
+    "grounding", "same_passages", "same_answer", "same_ranking", "same_text", "verbatim"
+]
 """Measures beside the metrics: the share of an answer's words that the passages shown have; the
-share of the first three passages, and the token F1 of the answer, that are as in the baseline."""
+share of the first three passages, and the token F1 of the answer, that are as in the baseline;
+whether the whole ranking, and the answer to the letter, are as in the baseline; whether the answer
+is the first reference to the letter."""
 
 
 class Condition(Card):
@@ -56,6 +60,16 @@ class Expectation(Card):
     """Who expects it."""
 
 
+class Goal(Card):
+    """A value that a condition has to reach, whatever another one does."""
+
+    condition: str
+    metric: str
+    least: Fraction
+    source: str
+    """Who demands it."""
+
+
 class StudyCard(Card):
     """One study."""
 
@@ -65,12 +79,16 @@ class StudyCard(Card):
     """The question, and how it is answered."""
     tasks: dict[Profile, tuple[str, ...]]
     turns: dict[Profile, Positive] = {}
-    """The first so many test turns of each task; none: all of them."""
+    """The first so many turns of each task; none: all of them."""
+    split: Literal["test", "train"] = "test"
+    """The turns that are answered: what systems are tested on, or what they were trained on."""
     metrics: tuple[str, ...] = ("ndcg@3", "f1")
     extras: tuple[Extra, ...] = ()
     baseline: str
     """The condition that the others are held against."""
     conditions: dict[str, Condition]
+    arms: dict[Profile, tuple[str, ...]] = {}
+    """The conditions that are run at a profile; none named: all of them."""
     training: dict[Profile, dict[str, Any]] = {}
     """Laid on the adapters that the conditions use, at a profile: how much training a study gets
     there."""
@@ -80,18 +98,45 @@ class StudyCard(Card):
     """What `x` is, for a `line`."""
     interaction: tuple[str, str, str, str] | None = None
     """Four conditions a, b, c, d: what (a - b) - (c - d) is measured for."""
+    choices: bool = False
+    """Whether the conditions differ in what the paper leaves open, which may explain a gap."""
     expectations: tuple[Expectation, ...] = ()
+    goals: tuple[Goal, ...] = ()
+
+    def at(self, profile: Profile) -> Self:
+        """The study as it is conducted at a profile: without the conditions that it leaves out."""
+        arms = self.arms.get(profile, tuple(self.conditions))
+        whole = set(self.interaction or ()) <= set(arms)
+        return self.model_copy(
+            update={
+                "conditions": {name: self.conditions[name] for name in arms},
+                "expectations": tuple(
+                    e for e in self.expectations if {e.condition, e.against} <= set(arms)
+                ),
+                "interaction": self.interaction if whole else None,
+                "goals": tuple(goal for goal in self.goals if goal.condition in arms),
+            }
+        )
 
     @model_validator(mode="after")
     def _named(self) -> Self:
         named = [("baseline", self.baseline), *(("interaction", n) for n in self.interaction or ())]
         for number, expected in enumerate(self.expectations, 1):
             named += [(f"expectations.{number}", n) for n in (expected.condition, expected.against)]
-            if expected.metric not in (*self.metrics, *self.extras):
-                raise ValueError(f"expectations.{number}: {expected.metric!r} is not measured")
+        named += [(f"goals.{i}", goal.condition) for i, goal in enumerate(self.goals, 1)]
+        for profile, arms in self.arms.items():
+            named += [(f"arms.{profile}", name) for name in arms]
+        wanted = {f"expectations.{i}": e.metric for i, e in enumerate(self.expectations, 1)}
+        wanted |= {f"goals.{i}": goal.metric for i, goal in enumerate(self.goals, 1)}
+        for field, metric in wanted.items():
+            if metric not in (*self.metrics, *self.extras):
+                raise ValueError(f"{field}: {metric!r} is not measured")
         for field, name in named:
             if name not in self.conditions:
                 raise ValueError(f"{field}: {name!r} is none of conditions")
+        for profile, arms in self.arms.items():
+            if self.baseline not in arms:
+                raise ValueError(f"arms.{profile}: the baseline is not among them")
         if self.figure == "line" and any(c.x is None for c in self.conditions.values()):
             raise ValueError("figure is line: give every condition its x")
         return self

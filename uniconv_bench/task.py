@@ -25,11 +25,13 @@ class Task:
         card: its facts.
         profile: which data this is.
         folder: the prepared artefact.
+        tested: the split that systems are tested on in place of its own.
     """
 
     card: TaskCard
     profile: Profile
     folder: Path
+    tested: str | None = None
 
     @cached_property
     def counts(self) -> dict[str, Any]:
@@ -45,6 +47,8 @@ class Task:
     @property
     def test_split(self) -> str:
         """The split that systems are tested on: the card's, or what `mini` cut from one."""
+        if self.tested is not None:
+            return self.tested
         split: str = self.counts.get("mini", {}).get("test_split", self.card.test_split)
         return split
 

@@ -156,6 +156,8 @@ class Training(ByProfile):
     mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Task -> how many times an epoch reads its turns, where that is not once: 0.5 is half of them,
     drawn anew every epoch."""
+    turns: Positive | None = None
+    """The first so many training turns of each task; none: all of them."""
     losses: Losses = Losses()
     ddm: Ddm = "both"
     retrieval_input: Literal["session", "query"] = "session"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,7 +36,7 @@ def experiment(
     profile: ProfileOption = "sample",
     results: ResultsOption = Path("results"),
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be trained and run; do nothing.")
+        bool, typer.Option("--dry-run", help="Say what would be trained and run, and for how long.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -44,9 +44,11 @@ def experiment(
 
     Every stage is kept in the cache, so a study that was stopped goes on where it was.
     """
-    from uniconv_bench.experiments.outcome import OUTCOME
     from uniconv_bench.experiments.pages import PAGE, kept
-    from uniconv_bench.experiments.study import conduct, to_train
+    from uniconv_bench.experiments.planning import Planner
+    from uniconv_bench.experiments.study import conduct
+    from uniconv_bench.outcomes import OUTCOME
+    from uniconv_bench.progress import duration
     from uniconv_bench.records import STUDIES
 
     names = expanded("study", name)
@@ -57,13 +59,26 @@ def experiment(
         raise UserError(f"no study has a task at profile {profile}", mend="list studies")
     if not dry_run:
         require_writable(results, "--results")
-    rows = []
-    for card in cards.values():
-        work = to_train(card, profile, progress())
-        count = len(card.conditions) * len(card.tasks.get(profile, ()))
-        training = f"; adapters to be trained: {', '.join(work)}" if work else ""
-        note(f"{card.name} ({profile}): {count} condition{'s' * (count != 1)} on a task{training}")
-        row = {"name": card.name, "conditions_times_tasks": count, "to_train": work}
+    planner = Planner(profile)
+    plans = {name: planner.plan(card) for name, card in cards.items()}
+    if name == ["all"]:  # what needs no training is there while the rest is still under way
+        cards = dict(sorted(cards.items(), key=lambda item: plans[item[0]].trains))
+    if len(cards) > 1:
+        note(f"in all about {duration(sum(plan.seconds for plan in plans.values()))}")
+    rows: list[dict[str, Any]] = []
+    for given, card in cards.items():
+        plan = plans[given]
+        count = len(card.at(profile).conditions) * len(card.tasks.get(profile, ()))
+        training = f"; adapters to be trained: {', '.join(plan.training)}" if plan.training else ""
+        cost = f"about {duration(plan.seconds)}" if plan.seconds else "all cached"
+        conditions = f"{count} condition{'s' * (count != 1)} on a task"
+        note(f"{card.name} ({profile}): {conditions}, {cost}{training}")
+        row = {
+            "name": card.name,
+            "conditions_times_tasks": count,
+            "to_train": plan.training,
+            "seconds": round(plan.seconds),
+        }
         if not dry_run:
             outcome = conduct(card, profile, progress=progress())
             folder = results / STUDIES / profile / card.name

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from uniconv_bench.assembly import WEIGHTS, Setup
 from uniconv_bench.costs import COST
 from uniconv_bench.experiments.measures import Measured
-from uniconv_bench.experiments.outcome import Cost, Watched
 from uniconv_bench.files import read_json
+from uniconv_bench.outcomes import Cost, Watched
 from uniconv_bench.system_cards import EncoderRetriever, SystemCard
 from uniconv_bench.uniconv.backbone import find_backbone
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from uniconv_bench.experiments.outcome import Mean, Outcome
 from uniconv_bench.experiments.reading import label_of
+from uniconv_bench.outcomes import Mean, Outcome
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Okabe and Ito's, of unlike lightness; markers and line styles differ as well."""
@@ -39,9 +39,7 @@ def drawn(outcome: Outcome, folder: Path) -> list[Path]:
     }
     with pyplot.rc_context({**style, "svg.hashsalt": outcome.study, "pdf.fonttype": 42}):
         figure = kinds[outcome.figure](outcome, pyplot)
-        notes = sorted({f"n = {m.n}" for m in outcome.means if m.part is None})
-        sizes = notes[0] if len(notes) == 1 else f"{notes[0]} to {notes[-1].removeprefix('n = ')}"
-        figure.suptitle(f"{outcome.title} ({outcome.profile}, {sizes} turns)", fontsize=10)
+        figure.suptitle(f"{outcome.title} ({outcome.profile}; n: turns)", fontsize=10)
         paths = [folder / f"figure.{kind}" for kind in ("png", "pdf")]
         for path in paths:
             # Without a date the same outcome is the same file.
@@ -53,6 +51,14 @@ def drawn(outcome: Outcome, folder: Path) -> list[Path]:
 
 def _columns(outcome: Outcome) -> list[tuple[str, str]]:
     return list(dict.fromkeys((m.task, m.measure) for m in outcome.means))
+
+
+def _sized(outcome: Outcome, task: str, measure: str) -> str:
+    """`n = 68`, or from the fewest to the most turns of its conditions."""
+    sizes = sorted(
+        m.n for m in outcome.means if (m.task, m.measure, m.part) == (task, measure, None)
+    )
+    return f"n = {sizes[0]}" if sizes[0] == sizes[-1] else f"n = {sizes[0]} to {sizes[-1]}"
 
 
 def _whiskers(means: Sequence[Mean]) -> list[list[float]]:
@@ -88,7 +94,7 @@ def _dots(outcome: Outcome, pyplot: Any) -> Any:
                 linewidth=1,
             )
         axes.set_xlabel(f"{label_of(measure)} x 100")
-        axes.set_title(task, fontsize=9)
+        axes.set_title(f"{task}, {_sized(outcome, task, measure)}", fontsize=9)
         axes.grid(axis="x", linewidth=0.4, alpha=0.6)
     panels[0][0].set_yticks(range(len(parts)), [c if p is None else f"   {p}" for c, p in parts])
     panels[0][0].invert_yaxis()
@@ -109,7 +115,7 @@ def _line(outcome: Outcome, pyplot: Any) -> Any:
                 [outcome.x[c] for c, m in found if m is not None],
                 [100 * m.mean for m in means],
                 yerr=_whiskers(means),
-                label=task,
+                label=f"{task}, {_sized(outcome, task, measure)}",
                 **_look(number),
             )
         axes.set_xlabel(outcome.axis)
@@ -122,7 +128,7 @@ def _line(outcome: Outcome, pyplot: Any) -> Any:
 def _pareto(outcome: Outcome, pyplot: Any) -> Any:
     """A panel a task: the first measure against the second, a point a condition with its name.
 
-    Filled points are those that no other beats in both.
+    Hollow points are those that another beats in both.
     """
     tasks = list(dict.fromkeys(m.task for m in outcome.means))
     across, up = list(dict.fromkeys(m.measure for m in outcome.means))[:2]
@@ -140,20 +146,20 @@ def _pareto(outcome: Outcome, pyplot: Any) -> Any:
                 and (a.mean, b.mean) != (one.mean, other.mean)
                 for _, a, b in points
             )
-            colour = COLOURS[number % len(COLOURS)]
+            colour, mark = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
             axes.errorbar(
                 100 * one.mean,
                 100 * other.mean,
                 xerr=_whiskers([one]),
                 yerr=_whiskers([other]),
-                fmt=MARKERS[number % len(MARKERS)],
+                fmt=mark,
                 color=colour,
                 markerfacecolor="white" if beaten else colour,
                 linewidth=0.7,
-                label=condition,
             )
-        axes.set_xlabel(f"{label_of(across)} x 100")
-        axes.set_ylabel(f"{label_of(up)} x 100")
+            axes.plot([], [], mark, color=colour, label=condition)
+        axes.set_xlabel(f"{label_of(across)} x 100, {_sized(outcome, task, across)}")
+        axes.set_ylabel(f"{label_of(up)} x 100, {_sized(outcome, task, up)}")
         axes.set_title(task, fontsize=9)
         axes.grid(linewidth=0.4, alpha=0.6)
     _listed(panels)[-1].legend(
@@ -161,7 +167,7 @@ def _pareto(outcome: Outcome, pyplot: Any) -> Any:
         fontsize=8,
         loc="center left",
         bbox_to_anchor=(1.0, 0.5),
-        title="filled: unbeaten",
+        title="hollow: another is\nbetter in both",
     )
     return figure
 
@@ -182,7 +188,8 @@ def _grid(outcome: Outcome, pyplot: Any) -> Any:
                 if value == value:
                     ink = "white" if value > 60 else "black"
                     axes.text(j, i, f"{value:.1f}", ha="center", va="center", color=ink)
-        axes.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right")
+        sizes = [f"{task}\n{_sized(outcome, task, measure)}" for task in tasks]
+        axes.set_xticks(range(len(tasks)), sizes, rotation=30, ha="right")
         axes.set_yticks(range(len(conditions)), conditions)
         axes.set_title(f"{label_of(measure)} x 100", fontsize=9)
     return figure
@@ -195,7 +202,7 @@ def _bars(outcome: Outcome, pyplot: Any) -> Any:
     own = {c.condition: c for c in outcome.costs if c.task == task}
     panels_of = {
         "training, minutes": [own[c].training_seconds / 60 for c in conditions],
-        f"seconds a turn, {task}": [
+        f"seconds a turn, {task}, n = {max(own[c].turns for c in conditions)}": [
             ((own[c].retrieval_seconds or 0.0) + (own[c].answer_seconds or 0.0))
             / max(own[c].turns, 1)
             for c in conditions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from uniconv_bench import runs
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.definitions import PerTurn, normalise, token_f1
 from uniconv_bench.evaluation import Evaluation
-from uniconv_bench.experiments.outcome import Gap, Mean
 from uniconv_bench.experiments.slices import sliced
+from uniconv_bench.outcomes import ALL, Gap, Mean
 from uniconv_bench.statistics import holm, paired, summarise
 from uniconv_bench.study_cards import Extra, StudyCard
 from uniconv_bench.system import Answer
@@ -20,6 +20,9 @@ from uniconv_bench.task import Task
 
 TOP = 3
 """Passages that `same_passages` looks at."""
+Key = tuple[str, str | None, str, str]
+"""Label, condition, task and measure of a difference."""
+Pair = tuple[PerTurn, PerTurn]
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,34 @@ def extra_of(extra: Extra, measured: Measured, base: Measured) -> PerTurn:
     """A measure beside the metrics, by turn."""
     if extra == "grounding":
         return _grounding(measured)
-    if extra == "same_answer":
+    if extra == "verbatim":
+        said = {turn.turn_id: turn.references[0] for turn in measured.turns if turn.references}
+        return {t: float(a.text == said[t]) for t, a in measured.answers.items() if t in said}
+    if extra in ("same_answer", "same_text"):
+        alike: Callable[[str, str], float] = _same_answer if extra == "same_answer" else _same
         return {
-            turn_id: token_f1(answer.text, [base.answers[turn_id].text])
+            turn_id: alike(answer.text, base.answers[turn_id].text)
             for turn_id, answer in measured.answers.items()
-            if turn_id in base.answers and base.answers[turn_id].text
+            if turn_id in base.answers and (base.answers[turn_id].text or alike is _same)
         }
+    compare = _same_passages if extra == "same_passages" else _same
     return {
-        turn_id: len({p for p, _ in ranked[:TOP]} & {p for p, _ in base.run[turn_id][:TOP]})
-        / len(base.run[turn_id][:TOP])
+        turn_id: compare([p for p, _ in ranked], [p for p, _ in base.run[turn_id]])
         for turn_id, ranked in measured.run.items()
         if base.run.get(turn_id)
     }
+
+
+def _same(one: object, other: object) -> float:
+    return float(one == other)
+
+
+def _same_answer(text: str, before: str) -> float:
+    return token_f1(text, [before])
+
+
+def _same_passages(ranked: Sequence[str], before: Sequence[str]) -> float:
+    return len(set(ranked[:TOP]) & set(before[:TOP])) / len(before[:TOP])
 
 
 def _grounding(measured: Measured) -> PerTurn:
@@ -111,32 +130,17 @@ def means_of(card: StudyCard, found: Mapping[tuple[str, str], Measured]) -> Iter
 def gaps_of(
     card: StudyCard, tasks: Sequence[Task], found: Mapping[tuple[str, str], Measured]
 ) -> list[Gap]:
-    """Differences from the baseline, those that are expected elsewhere, and the interaction."""
-    pairs = [(label, card.baseline) for label in card.conditions if label != card.baseline]
-    pairs += [(e.condition, e.against) for e in card.expectations]
-    sides: dict[tuple[str, str | None, str, str], tuple[PerTurn, PerTurn]] = {}
-    for task in (task.card.name for task in tasks):
-        for one, other in dict.fromkeys(pairs):
-            for measure, values in found[one, task].values.items():
-                base = found[other, task].values.get(measure, {})
-                # Likeness to the baseline is not a thing to be higher or lower than its own 1.
-                both = [t for t in values if t in base and not measure.startswith("same_")]
-                if both:
-                    sides[f"{one} - {other}", one, task, measure] = (
-                        {t: values[t] for t in both},
-                        {t: base[t] for t in both},
-                    )
-        if card.interaction:
-            four = [found[label, task].values for label in card.interaction]
-            a, b, c, d = card.interaction
-            for measure in four[0]:
-                both = [t for t in four[0][measure] if all(t in v.get(measure, {}) for v in four)]
-                if both:
-                    sides[f"({a} - {b}) - ({c} - {d})", None, task, measure] = (
-                        {t: four[0][measure][t] + four[3][measure][t] for t in both},
-                        {t: four[1][measure][t] + four[2][measure][t] for t in both},
-                    )
-    differences = {key: paired(two) for key, two in sides.items()}
+    """Differences from the baseline, those that are expected elsewhere, and the interaction: on
+    each task and, of several, their mean.
+    """
+    sides: dict[Key, list[Pair]] = {}
+    for name in (task.card.name for task in tasks):
+        for label, condition, measure, pair in _pairs(card, name, found):
+            for where in (name, *([ALL] if len(tasks) > 1 else ())):
+                sides.setdefault((label, condition, where, measure), []).append(pair)
+    # What some tasks lack has no mean over all of them.
+    sides = {k: s for k, s in sides.items() if k[2] != ALL or len(s) == len(tasks)}
+    differences = {key: paired(*pairs) for key, pairs in sides.items()}
     corrected = holm({key: difference.p for key, difference in differences.items()})
     return [
         Gap(
@@ -144,7 +148,7 @@ def gaps_of(
             condition=key[1],
             task=key[2],
             measure=key[3],
-            sides=_sides(*sides[key]) if key[1] else None,
+            sides=_sides(sides[key]) if key[1] else None,
             mean=difference.mean,
             ci95=difference.ci95,
             p=difference.p,
@@ -157,5 +161,35 @@ def gaps_of(
     ]
 
 
-def _sides(one: PerTurn, other: PerTurn) -> tuple[float, float]:
-    return math.fsum(one.values()) / len(one), math.fsum(other.values()) / len(other)
+def _pairs(
+    card: StudyCard, task: str, found: Mapping[tuple[str, str], Measured]
+) -> Iterator[tuple[str, str | None, str, Pair]]:
+    """(label, condition, measure, values of both sides) on one task, by turns that all have."""
+    compared = [(label, card.baseline) for label in card.conditions if label != card.baseline]
+    compared += [(e.condition, e.against) for e in card.expectations]
+    for one, other in dict.fromkeys(compared):
+        for measure, values in found[one, task].values.items():
+            base = found[other, task].values.get(measure, {})
+            # Likeness to the baseline is not a thing to be higher or lower than its own 1.
+            both = [t for t in values if t in base and not measure.startswith("same_")]
+            if both:
+                pair = {t: values[t] for t in both}, {t: base[t] for t in both}
+                yield f"{one} - {other}", one, measure, pair
+    if card.interaction:
+        a, b, c, d = card.interaction
+        four = [found[label, task].values for label in card.interaction]
+        for measure in four[0]:
+            own = [values.get(measure, {}) for values in four]
+            both = [t for t in own[0] if all(t in values for values in own)]
+            if both:
+                pair = (
+                    {t: own[0][t] + own[3][t] for t in both},
+                    {t: own[1][t] + own[2][t] for t in both},
+                )
+                yield f"({a} - {b}) - ({c} - {d})", None, measure, pair
+
+
+def _sides(pairs: Sequence[Pair]) -> tuple[float, float]:
+    means = [[math.fsum(side.values()) / len(side) for side in pair] for pair in pairs]
+    one, other = (math.fsum(side) / len(means) for side in zip(*means, strict=True))
+    return one, other

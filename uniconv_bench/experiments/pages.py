@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from uniconv_bench.errors import UserError
-from uniconv_bench.experiments.outcome import (
+from uniconv_bench.experiments.reading import difference, label_of
+from uniconv_bench.files import atomic_write
+from uniconv_bench.footnotes import PROFILES
+from uniconv_bench.outcomes import (
     OUTCOME,
     Mean,
     Outcome,
     read_outcome,
     write_outcome,
 )
-from uniconv_bench.experiments.reading import difference, label_of
-from uniconv_bench.files import atomic_write
-from uniconv_bench.footnotes import PROFILES
 from uniconv_bench.rendering import GAP, escape_markdown
 from uniconv_bench.statistics import FEW
 
@@ -156,10 +156,10 @@ def _notes(outcome: Outcome) -> list[str]:
         "conversations, corrected by Holm for all differences of this study.",
         PROFILES[outcome.profile],
     ]
-    if outcome.turns is not None:
-        notes.append(f"The first {outcome.turns} test turns of each task.")
-    if outcome.cut:
-        notes.append(f"Not the paper's split, or part of the dataset: {', '.join(outcome.cut)}.")
+    notes += outcome.limits()
+    if outcome.left_out:
+        left = ", ".join(outcome.left_out)
+        notes.append(f"Not run at profile {outcome.profile}, to save time: {left}.")
     few = sorted({m.condition for m in outcome.means if m.conversations < FEW and m.part is None})
     if few:
         least = min(m.conversations for m in outcome.means)

@@ -6,15 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from uniconv_bench.experiments.outcome import Gap, Watched
+from uniconv_bench.outcomes import Gap, Mean, Watched
 from uniconv_bench.rendering import metric_label
 from uniconv_bench.statistics import LEVEL
-from uniconv_bench.study_cards import Expectation, StudyCard
+from uniconv_bench.study_cards import Expectation, Goal, StudyCard
 
 MEASURES = {
     "grounding": "Grounding",
     "same_passages": "Same passages",
     "same_answer": "Same answer",
+    "same_ranking": "Same ranking",
+    "same_text": "Same text",
+    "verbatim": "To the letter",
 }
 
 
@@ -23,10 +26,13 @@ def label_of(measure: str) -> str:
     return MEASURES.get(measure) or metric_label(measure)
 
 
-def reading(card: StudyCard, gaps: Sequence[Gap], watched: Sequence[Watched]) -> list[str]:
+def reading(
+    card: StudyCard, means: Sequence[Mean], gaps: Sequence[Gap], watched: Sequence[Watched]
+) -> list[str]:
     """Two sentences or three; the means on the turns compared stand beside what was expected."""
-    sentences = [_expected(e, gaps) for e in card.expectations]
-    if not card.expectations:
+    sentences = [_reached(goal, means) for goal in card.goals]
+    sentences += [_expected(e, gaps) for e in card.expectations]
+    if not card.expectations and not card.goals:
         sentences.append(_apart(card, gaps))
     if card.interaction:
         sentences += [_interaction(gap) for gap in gaps if gap.condition is None]
@@ -46,6 +52,19 @@ def difference(gap: Gap) -> str:
     low, high = (100 * end for end in gap.ci95)
     p = f"p = {gap.p_holm:.3f}" if gap.p_holm >= 0.001 else "p < 0.001"
     return f"{100 * gap.mean:+.1f} [{low:+.1f}, {high:+.1f}], {p}"
+
+
+def _reached(goal: Goal, means: Sequence[Mean]) -> str:
+    wanted = (goal.condition, goal.metric, None)
+    said = []
+    for mean in means:
+        if (mean.condition, mean.measure, mean.part) == wanted:
+            verdict = "reached" if mean.mean >= goal.least else "missed"
+            said.append(f"{mean.task} {100 * mean.mean:.1f} (n = {mean.n}: {verdict})")
+    return (
+        f"{goal.source} demands {label_of(goal.metric)} of at least {100 * goal.least:.1f} for "
+        f"{goal.condition}: {'; '.join(said)}."
+    )
 
 
 def _expected(expected: Expectation, gaps: Sequence[Gap]) -> str:

@@ -6,8 +6,9 @@ shares what it can with ordinary runs. Draws nothing.
 
 from __future__ import annotations
 
-import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from uniconv_bench import machine, metrics, registry, runs
 from uniconv_bench.assembly import Setup
@@ -18,12 +19,13 @@ from uniconv_bench.evaluation import Evaluation
 from uniconv_bench.experiments.conditions import evidence_of, view_of
 from uniconv_bench.experiments.costs import cost_of, watched_of
 from uniconv_bench.experiments.measures import Measured, extra_of, gaps_of, means_of
-from uniconv_bench.experiments.outcome import Outcome
 from uniconv_bench.experiments.reading import reading
 from uniconv_bench.files import digest_of
+from uniconv_bench.outcomes import Outcome
 from uniconv_bench.recording import ANSWERS, RUN
 from uniconv_bench.study_cards import Condition, StudyCard
 from uniconv_bench.system import Answer, Progress
+from uniconv_bench.system_cards import SystemCard
 from uniconv_bench.task import Task, load_task
 
 
@@ -33,12 +35,13 @@ def conduct(card: StudyCard, profile: Profile, *, progress: Progress) -> Outcome
     Raises:
         UserError: the study has no tasks at this profile, or something that it needs is missing.
     """
-    names = card.tasks.get(profile, ())
-    if not names:
+    if not card.tasks.get(profile):
         there = ", ".join(card.tasks)
         what = f"study {card.name} names no task for profile {profile}"
         raise UserError(what, mend=f"add one to its [tasks]; it has {there}")
-    tasks = [load_task(name, profile, progress=progress) for name in names]
+    digest, every = card.digest(), card.conditions
+    card = card.at(profile)
+    tasks = tasks_of(card, profile, progress)
     setups = {label: setup_of(card, label, profile, progress) for label in card.conditions}
     found: dict[tuple[str, str], Measured] = {}
     for label, condition in card.conditions.items():
@@ -48,7 +51,7 @@ def conduct(card: StudyCard, profile: Profile, *, progress: Progress) -> Outcome
     for (_, name), measured in found.items():
         base = found[card.baseline, name]
         for extra in card.extras:
-            if measured is not base or extra == "grounding":  # all is like itself
+            if measured is not base or not extra.startswith("same_"):  # all is like itself
                 measured.values[extra] = extra_of(extra, measured, base)
     gaps = gaps_of(card, tasks, found)
     means = list(means_of(card, found))
@@ -58,7 +61,7 @@ def conduct(card: StudyCard, profile: Profile, *, progress: Progress) -> Outcome
         study=card.name,
         title=card.title,
         question=card.description,
-        card_digest=card.digest(),
+        card_digest=digest,
         profile=profile,
         backbones={label: s.backbone.name if s.backbone else None for label, s in setups.items()},
         axis=card.axis,
@@ -68,41 +71,56 @@ def conduct(card: StudyCard, profile: Profile, *, progress: Progress) -> Outcome
         data={task.card.name: task.digest for task in tasks},
         cut=tuple(task.card.name for task in tasks if task.part or task.test_split.endswith(CUT)),
         turns=card.turns.get(profile),
+        split=card.split,
+        choices=card.choices,
+        left_out=tuple(label for label in every if label not in card.conditions),
         means=tuple(means),
         gaps=tuple(gaps),
         costs=tuple(costs),
         watched=tuple(watched),
-        reading=tuple(reading(card, gaps, watched)),
+        reading=tuple(reading(card, means, gaps, watched)),
         provenance=machine.provenance({}, {}),
     )
 
 
+def tasks_of(card: StudyCard, profile: Profile, progress: Progress) -> list[Task]:
+    """The tasks of a study at a profile, tested on the turns that it asks for."""
+    tasks = [load_task(name, profile, progress=progress) for name in card.tasks.get(profile, ())]
+    return [replace(task, tested="train") for task in tasks] if card.split == "train" else tasks
+
+
 def setup_of(card: StudyCard, label: str, profile: Profile, progress: Progress) -> Setup:
-    """The system of a condition, its card changed as the study says."""
+    """The system of a condition, its card changed as the study says.
+
+    A changed system is named by what its card says, so that studies share what is the same.
+    """
     condition = card.conditions[label]
-    own, _ = registry.system_card(condition.system)
+    own, path = registry.system_card(condition.system)
     adapters = {
         name: table
         for name, table in card.training.get(profile, {}).items()
         if own.adapters and (name in own.adapters or "extends" in table)
     }
-    changes = [
-        change for change in ({"adapters": adapters}, condition.change) if any(change.values())
-    ]
-    if changes:
-        slug = re.sub(r"[^A-Za-z0-9+_-]+", "-", f"{card.name}-{label}").strip("-")[:64]
-        changes.append({"name": slug, "title": f"{own.title}, {label}"})
-    return Setup.with_card(*registry.varied(condition.system, *changes), profile, progress)
+    plain = Setup.with_card(own, path, profile, progress)
+    changes = [c for c in ({"adapters": adapters}, condition.change) if any(c.values())]
+    if not changes:
+        return plain
+    setup = Setup.with_card(*registry.varied(condition.system, *changes), profile, progress)
+    said = _meant(setup.card)
+    if said == _meant(plain.card):
+        return plain
+    names = {"name": f"{own.name}-{digest_of(said)[:8]}", "title": f"{own.title}, {label}"}
+    return replace(setup, card=setup.card.model_copy(update=names))
 
 
-def to_train(card: StudyCard, profile: Profile, progress: Progress) -> list[str]:
-    """Names of the adapters that a study would train, a line each."""
-    found = {}
-    for label in card.conditions:
-        setup = setup_of(card, label, profile, progress)
-        for name in setup.to_train():
-            found[digest_of(setup.identity(name))] = f"{setup.card.name}: {name}"
-    return list(found.values())
+def _meant(card: SystemCard) -> dict[str, Any]:
+    """What of a card its results depend on."""
+    said = card.model_dump(
+        mode="json", exclude={"name", "title", "description"}, exclude_defaults=True
+    )
+    for table in (said.get("inference", {}), *said.get("adapters", {}).values()):
+        table.pop("sources", None)
+    return said
 
 
 def _measured(

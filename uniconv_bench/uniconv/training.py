@@ -131,7 +131,7 @@ def train_adapter(
     )
     dense = training.hard_negatives_from == "dense"
     mine = by_embedding(backbone, miner, training, inference) if dense else by_bm25
-    turns = {task.card.name: supervised(task) for task in tasks}
+    turns = {task.card.name: supervised(task)[: training.turns] for task in tasks}
     apart: dict[str, list[Turn]] = {}
     if training.validation:
         turns, apart = held_out(turns, training.validation, training.seed)

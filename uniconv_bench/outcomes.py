@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import read_json
 from uniconv_bench.records import Count, Digest, Provenance
 from uniconv_bench.sealed import Sealed, Strict, opened, write_sealed
+from uniconv_bench.statistics import Difference
 
 OUTCOME = "outcome.json"
+ALL = "all tasks"
+"""Stands for a task where a difference is the mean over several."""
 Number = Annotated[float, Field(ge=-2, le=2)]
 Seconds = Annotated[float, Field(ge=0)]
 
@@ -51,6 +54,18 @@ class Gap(Strict):
     """The smallest true difference that as many conversations show in four of five cases."""
     n: Annotated[int, Field(gt=0)]
     conversations: Annotated[int, Field(gt=0)]
+
+    def difference(self) -> Difference:
+        """As statistics has it, uncorrected."""
+        return Difference(
+            mean=self.mean,
+            ci95=self.ci95,
+            p=self.p,
+            null=0.0,
+            detectable=self.detectable,
+            n=self.n,
+            conversations=self.conversations,
+        )
 
 
 class Cost(Strict):
@@ -104,12 +119,36 @@ class Outcome(Sealed):
     """Tasks whose split is cut for engineering, or of which data is a part."""
     turns: int | None
     """The first so many of each task; None: all."""
+    split: Literal["test", "train"] = "test"
+    """The turns that were answered: those of the test split, or the training turns."""
+    left_out: tuple[str, ...] = ()
+    """Conditions of the card that are not run at this profile."""
+    choices: bool = False
+    """Whether its conditions differ in what the paper leaves open."""
     means: tuple[Mean, ...]
     gaps: tuple[Gap, ...]
     costs: tuple[Cost, ...]
     watched: tuple[Watched, ...]
     reading: tuple[str, ...]
     provenance: Provenance
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The usual is not said, as in outcomes from before there were these fields."""
+        written: dict[str, Any] = write(self)
+        usual = {"split": "test", "left_out": (), "choices": False}
+        return {n: v for n, v in written.items() if getattr(self, n, None) != usual.get(n, ...)}
+
+    def limits(self) -> list[str]:
+        """In what it rests on less than all test turns of the whole data, a sentence each."""
+        lines = []
+        if self.turns is not None:
+            lines.append(f"The first {self.turns} {self.split} turns of each task.")
+        elif self.split == "train":
+            lines.append("All turns are training turns.")
+        if self.cut:
+            lines.append(f"Not the paper's split, or part of the dataset: {', '.join(self.cut)}.")
+        return lines
 
     def conditions(self) -> list[str]:
         """In the order of the card."""
