@@ -11,6 +11,7 @@ from test_records import make_record
 
 from uniconv_bench.files import digest_of_file, write_jsonl
 from uniconv_bench.metrics import metric_score
+from uniconv_bench.outcomes import Outcome
 from uniconv_bench.records import ResultRecord, record_path, write_record
 from uniconv_bench.turnscores import write_scores
 
@@ -52,3 +53,24 @@ def steady(
         for c in range(conversations)
         for t in range(turns)
     }
+
+
+def make_outcome(**fields: Any) -> Outcome:
+    """What a study found, of made-up parts."""
+    facts: dict[str, Any] = {
+        "study": "s",
+        "title": "A study",
+        "question": "Is it so?",
+        "card_digest": "a" * 64,
+        "profile": "sample",
+        "backbones": {"x": "smollm2-135m", "y": "smollm2-135m"},
+        "axis": "",
+        "x": {},
+        "figure": "dots",
+        "baseline": "y",
+        "data": {"qrecc": "b" * 64},
+        "turns": None,
+        **dict.fromkeys(("cut", "means", "gaps", "costs", "watched", "reading"), ()),
+        "provenance": make_record().provenance,
+    }
+    return Outcome(**{**facts, **fields})

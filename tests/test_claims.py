@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from evidence import put, steady
+from evidence import make_outcome, put, steady
 
 from uniconv_bench import cli
-from uniconv_bench.claims import Answer, Claim, judge, read_claims
+from uniconv_bench.claim_cards import Claim, StudyPart, SystemPart, read_claims
+from uniconv_bench.claims import Answer, judge
 from uniconv_bench.errors import UserError
+from uniconv_bench.outcomes import ALL, Gap, write_outcome
+from uniconv_bench.records import STUDIES
 from uniconv_bench.tables import PAPER_TASKS
 from uniconv_bench.verdicts import markdown, notes
 
@@ -136,8 +140,54 @@ def test_the_papers_claims_are_well_formed_and_name_systems_that_there_are() -> 
     from uniconv_bench import registry
 
     claims = read_claims()
-    named = {name for c in claims for part in c.parts for name in (part.above, part.below)}
+    parts = [part for c in claims for part in c.parts]
+    of_systems = [part for part in parts if isinstance(part, SystemPart)]
+    named = {name for part in of_systems for name in (part.above, part.below)}
     assert len(claims) >= 8 and named <= set(registry.system_names())
+
+
+@pytest.mark.parametrize("profile", ["sample", "mini", "full"])
+def test_the_differences_that_claims_rest_on_are_those_of_the_studies(profile: Any) -> None:
+    from uniconv_bench import registry
+
+    parts = [part for c in read_claims() for part in c.parts if isinstance(part, StudyPart)]
+    assert parts
+    for part in parts:
+        card = registry.study_card(part.study)[0].at(profile)
+        compared = {f"{label} - {card.baseline}" for label in card.conditions}
+        compared |= {f"{e.condition} - {e.against}" for e in card.expectations}
+        if card.interaction:
+            compared.add("({} - {}) - ({} - {})".format(*card.interaction))
+        assert part.difference in compared and card.tasks[profile]
+        assert part.metric in (*card.metrics, *card.extras)
+
+
+BELOW = {"study": "s", "difference": "x - y", "metric": "f1", "direction": "lower"}
+
+
+def test_a_study_decides_a_claim(tmp_path: Path) -> None:
+    gap = {"label": "x - y", "condition": "x", "measure": "f1", "sides": (0.3, 0.5), "p": 0.01}
+    gap |= {"p_holm": 0.04, "detectable": 0.1, "n": 60, "conversations": 22}
+    gaps = (
+        Gap(task="qrecc", mean=-0.2, ci95=(-0.3, -0.1), **gap),
+        Gap(task="inscit", mean=-0.1, ci95=(-0.2, 0.0), **gap),
+        Gap(task=ALL, mean=-0.15, ci95=(-0.2, -0.1), **gap),
+    )
+    (absent,) = judge([claim(BELOW)], "sample", [tmp_path])
+    assert absent.verdict == "not measured"
+    assert absent.settle == ("uniconv-bench experiment s --profile sample",)
+    write_outcome(make_outcome(gaps=gaps, turns=60), tmp_path / STUDIES / "sample" / "s")
+    answer = verdict(tmp_path, BELOW)
+    found = answer.parts[0].evidence.difference
+    assert (answer.verdict, found.mean, found.ci95) == ("supported", 0.15, (0.1, 0.2))
+    assert set(answer.parts[0].evidence.by_task) == {"qrecc", "inscit"} and not answer.settle
+    assert "Study s: The first 60 test turns of each task." in notes([answer])
+    assert "qrecc, inscit, 60 turns" in markdown([answer])
+    assert verdict(tmp_path, {**BELOW, "direction": "higher"}).verdict == "contradicted"
+    # One p for all parts of a family, and a difference that the study has not is not measured.
+    assert verdict(tmp_path, BELOW, {**BELOW, "metric": "mrr"}).verdict == "not measured"
+    many = [claim(BELOW, id=f"x{i}") for i in range(6)]
+    assert {a.verdict for a in judge(many, "sample", [tmp_path])} == {"inconclusive"}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from uniconv_bench.claim_cards import StudyPart, SystemPart
 from uniconv_bench.claims import Answer, Judged, says
 from uniconv_bench.comparison import cautions
 from uniconv_bench.rendering import escape_markdown, p_text, percent
@@ -17,6 +18,8 @@ def line_of(judged: Judged) -> str:
     found = evidence.difference
     low, high = map(percent, found.ci95)
     tasks = f"{len(evidence.by_task)} of {len(PAPER_TASKS)} tasks"
+    if isinstance(evidence.part, StudyPart):
+        tasks = ", ".join(evidence.by_task)
     return (
         f"{says(evidence.part)}: {100 * found.mean:+.1f} points, 95 % interval {low} to {high}, "
         f"{p_text(judged.p)}; {tasks}, {found.n:,} turns of {found.conversations} conversations, "
@@ -30,7 +33,7 @@ def notes(answers: Iterable[Answer]) -> list[str]:
     margins = dict.fromkeys(
         f"Margin of {percent(evidence.part.margin)} points: {evidence.part.reason}."
         for evidence in found
-        if evidence.part.margin
+        if isinstance(evidence.part, SystemPart) and evidence.part.margin
     )
     single = [
         "Each system is a single training run: intervals are over conversations, and what other "

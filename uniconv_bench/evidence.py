@@ -1,0 +1,150 @@
+"""What folders of results hold of the parts of claims: systems' records, and studies' outcomes.
+
+Knows records and their scores by turn, no task and no system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from uniconv_bench.claim_cards import Claim, Part, StudyPart, SystemPart
+from uniconv_bench.comparison import Measured, measured, same_turns
+from uniconv_bench.errors import UserError
+from uniconv_bench.footnotes import PART
+from uniconv_bench.outcomes import ALL, OUTCOME, read_outcome
+from uniconv_bench.records import STUDIES, ResultRecord
+from uniconv_bench.statistics import Difference, paired
+from uniconv_bench.tables import PAPER_TASKS
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What records hold of a part.
+
+    Attributes:
+        part: what was claimed.
+        difference: above 0 if it is so; the mean over the tasks that all sides were measured on.
+        by_task: task -> its own difference.
+        backbones: of the systems.
+        runs: of each system, with other seeds, that were pooled.
+        cautions: in what the systems' training differs beyond their cards, and partial data.
+    """
+
+    part: Part
+    difference: Difference
+    by_task: Mapping[str, Difference]
+    backbones: tuple[str, ...]
+    runs: int
+    cautions: tuple[str, ...]
+
+
+class Results:
+    """What folders of results hold, each read once."""
+
+    def __init__(self, profile: str, results: Sequence[Path]):
+        self.profile, self.results = profile, results
+        self.read: dict[tuple[str, str], Measured] = {}
+
+    def _there(self, system: str, task: str) -> bool:
+        return all((f / self.profile / system / f"{task}.json").is_file() for f in self.results)
+
+    def _outcome(self, study: str) -> Path | None:
+        """Of the first folder that has one; seeds of studies are not pooled."""
+        paths = (f / STUDIES / self.profile / study / OUTCOME for f in self.results)
+        return next((path for path in paths if path.is_file()), None)
+
+    def of(self, part: Part) -> Evidence | None:
+        """None where no task, or no study, has what is compared."""
+        return self._of_systems(part) if isinstance(part, SystemPart) else self._of_study(part)
+
+    def _of_study(self, part: StudyPart) -> Evidence | None:
+        if (path := self._outcome(part.study)) is None:
+            return None
+        outcome = read_outcome(path)
+        wanted = (part.difference, part.metric)
+        found = {g.task: g.difference() for g in outcome.gaps if (g.label, g.measure) == wanted}
+        if not found:  # not at this profile
+            return None
+        if part.direction == "lower":
+            found = {task: -difference for task, difference in found.items()}
+        whole = found.pop(ALL) if ALL in found else next(iter(found.values()))
+        told = [f"Study {part.study}: {line}" for line in outcome.limits()]
+        backbones = dict.fromkeys(name or "none" for name in outcome.backbones.values())
+        return Evidence(part, whole, found, tuple(backbones), 1, tuple(told))
+
+    def _of_systems(self, part: SystemPart) -> Evidence | None:
+        pairs, backbones, told = {}, [], []
+        for task in PAPER_TASKS:
+            if not all(self._there(system, task) for system in (part.above, part.below)):
+                continue
+            one, other = (self._measured(system, task) for system in (part.above, part.below))
+            _refuse_other_backbone(one, other)
+            pairs[task] = same_turns(one, other, part.metric)
+            backbones.append(one.record.system.backbone or "none")
+            told += _trained_unlike(one.record, other.record)
+            if one.record.task.part:
+                told.append(f"{task}: {PART}, {'; '.join(one.record.task.part)}.")
+        if not pairs:
+            return None
+        return Evidence(
+            part,
+            paired(*pairs.values(), null=-part.margin),
+            {task: paired(pair, null=-part.margin) for task, pair in pairs.items()},
+            tuple(dict.fromkeys(backbones)),
+            len(self.results),
+            tuple(dict.fromkeys(told)),
+        )
+
+    def _measured(self, system: str, task: str) -> Measured:
+        if (system, task) not in self.read:
+            found = measured(system, task, self.profile, self.results)
+            if found.record.limit is not None:
+                what = f"{system} on {task} was run on the first {found.record.limit} turns only"
+                raise UserError(what, mend="run it again without --limit")
+            self.read[system, task] = found
+        return self.read[system, task]
+
+    def to_run(self, claim: Claim) -> Iterator[str]:
+        """Commands that would let a verdict rest on all that it could."""
+        of_systems = [part for part in claim.parts if isinstance(part, SystemPart)]
+        systems = (name for part in of_systems for name in (part.above, part.below))
+        for system in dict.fromkeys(systems):
+            lacking = [task for task in PAPER_TASKS if not self._there(system, task)]
+            if lacking:
+                tasks = " ".join(f"--task {task}" for task in lacking)
+                yield f"uniconv-bench run {tasks} --system {system} --profile {self.profile}"
+        of_studies = [part for part in claim.parts if isinstance(part, StudyPart)]
+        for study in dict.fromkeys(part.study for part in of_studies):
+            if self._outcome(study) is None:
+                yield f"uniconv-bench experiment {study} --profile {self.profile}"
+
+
+def _refuse_other_backbone(one: Measured, other: Measured) -> None:
+    ours, theirs = (
+        (side.record.system.backbone, side.record.system.backbone_revision) for side in (one, other)
+    )
+    if ours != theirs:
+        names = f"{one.record.system.name} and {other.record.system.name}"
+        what = f"{names} on {one.record.task.name} stand on different backbones: "
+        what += f"{' '.join(map(str, ours))} and {' '.join(map(str, theirs))}"
+        raise UserError(what, mend="a claim compares systems on one; run the older again")
+
+
+def _trained_unlike(one: ResultRecord, other: ResultRecord) -> list[str]:
+    """What of two trainings no card says, yet scores may depend on."""
+    ours, theirs = (list(record.provenance.training.values()) for record in (one, other))
+    if not ours or not theirs:
+        return []
+    names = f"{one.system.name} and {other.system.name}"
+    lines = []
+    for what, of in (
+        ("steps", lambda training: f"{training.steps:,}"),
+        ("tokens", lambda training: f"{training.tokens:,}"),
+        ("code", lambda training: training.code[:12]),
+    ):
+        first, second = (" + ".join(dict.fromkeys(map(of, side))) for side in (ours, theirs))
+        if first != second:
+            lines.append(f"{names} were trained with unlike {what}: {first} and {second}.")
+    return lines
