@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +146,7 @@ def test_refusals() -> None:
         ([], "no record"),
         ([one, make_record("inscit", "b", profile="mini")], "sample, mini: no table mixes"),
         ([make_record("qrecc", "b", limit=5)], "b on qrecc was run on the first 5 turns"),
-        ([one, one], "two records of b on qrecc"),
+        ([one, changed(one, "provenance", commit=None)], "cannot be pooled without their ndcg@3"),
         ([one, changed(make_record("qrecc", "a"), "task", data_digest="f" * 64)], "different data"),
         ([one, changed(make_record("qrecc", "a"), "task", split="dev")], "different data"),
         ([make_record("qrecc", "b", (make_score("mrr", 0.5),))], "no record has any"),
@@ -171,7 +173,7 @@ def test_csv_has_one_unrounded_row_per_system_task_and_metric() -> None:
     }
 
 
-def test_latex_is_whole_and_needs_booktabs_only() -> None:
+def test_latex_is_whole_and_needs_booktabs_and_graphicx_only() -> None:
     records = three_systems()
     records[2] = changed(records[2], "system", title="50% of_A & #1 ~ {x} ^ \\ $")
     text = table(records, format="latex")
@@ -194,19 +196,21 @@ def test_latex_is_whole_and_needs_booktabs_only() -> None:
     ]
     inside = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
     assert inside[0] == (
-        r"B & \shortstack{\textbf{50.0}\\{\tiny [45.0, 55.0]}} & "
-        r"\shortstack{\textbf{30.0}\\{\tiny [29.0, 31.0]}} & "
-        r"\shortstack{12.3\\{\tiny [7.3, 17.3]}} \\"
+        r"B & $\vcenter{\hbox{\shortstack{\textbf{50.0}\\{\tiny [45.0, 55.0]}}}}$ & "
+        r"$\vcenter{\hbox{\shortstack{\textbf{30.0}\\{\tiny [29.0, 31.0]}}}}$ & "
+        r"$\vcenter{\hbox{\shortstack{12.3\\{\tiny [7.3, 17.3]}}}}$ \\ \addlinespace[2pt]"
     )
     assert inside[2].startswith(
         r"50\% of\_A \& \#1 \textasciitilde{} \{x\} \textasciicircum{} \textbackslash{} \$ & "
     )
     for line in inside:
-        assert len(re.findall(r"(?<!\\)&", line)) == 3 and line.endswith(r" \\")
+        assert len(re.findall(r"(?<!\\)&", line)) == 3 and line.endswith(r" \\ \addlinespace[2pt]")
     commands = set(re.findall(r"\\([a-zA-Z]+)", "\n".join(lines[1:])))
     assert commands <= {
         *("begin", "end", "centering", "scriptsize", "setlength", "tabcolsep", "multicolumn"),
         *("toprule", "cmidrule", "midrule", "bottomrule", "shortstack", "textbf", "tiny"),
+        *("ifdim", "width", "linewidth", "else", "fi", "resizebox"),
+        *("addlinespace", "vcenter", "hbox"),
         *("caption", "textbackslash", "textasciitilde", "textasciicircum", "textless"),
     }
     # The figures' percent sign is no comment.
@@ -295,3 +299,25 @@ def test_no_cell_of_a_csv_is_a_formula() -> None:
     record = make_record("qrecc", "=HYPERLINK(1)", (make_score("f1", 0.3),))
     (row,) = list(csv.DictReader(io.StringIO(table([record], format="csv"))))
     assert row["system"] == "'=HYPERLINK(1)"
+
+
+HOSTILE = r"50% of $x_1$ & {all} #1 ~ ^ \\ <b> |a| [x] *"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+@pytest.mark.parametrize("inside", [False, True])
+def test_latex_compiles_alone_and_inside_a_paper(inside: bool, tmp_path: Path) -> None:
+    records = [changed(record, "system", title=HOSTILE) for record in three_systems()[:1]]
+    records += three_systems()[1:]
+    text = table(records, format="latex" if inside else "latex-document")
+    if inside:
+        (tmp_path / "table.tex").write_text(text)
+        packages = "\\documentclass[twocolumn]{article}\n\\usepackage{booktabs,graphicx}\n"
+        text = f"{packages}\\begin{{document}}\nText.\n\\input{{table}}\n\\end{{document}}\n"
+    (tmp_path / "paper.tex").write_text(text)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "paper.pdf").read_bytes().startswith(b"%PDF")
+    assert "Overfull" not in done.stdout

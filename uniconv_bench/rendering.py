@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Column = tuple[str, str]
 """(task, metric)"""
+CELL = r"$\vcenter{{\hbox{{\shortstack{{{}\\{{\tiny {}}}}}}}}}$"
+"""A mean above its interval in LaTeX, both beside the middle of the row's label."""
 GAP = "-"
 """Stands where nothing was measured. Never 0."""
 
@@ -73,7 +75,9 @@ def html_cells(row: Row, grid: Grid) -> list[str]:
 
 
 def latex(grid: Grid) -> str:
-    """A table over two columns, for the booktabs package, its notes as the caption."""
+    """A table over two columns, no wider than they, its notes as the caption; for booktabs and
+    graphicx.
+    """
     tasks = dict.fromkeys(task for task, _ in grid.columns)
     heads, rules, start = [], [], 2
     for task in tasks:
@@ -85,15 +89,14 @@ def latex(grid: Grid) -> str:
     body: list[str] = []
     elsewhere: list[str] = []
     for row in grid.rows:
-        cells = _cells(
-            row, grid, r"\textbf{{{}}}", r"\textit{{{}}}", r"\shortstack{{{}\\{{\tiny {}}}}}"
-        )
-        line = f"{' & '.join([escape_latex(row.label), *cells])} \\\\"
+        cells = _cells(row, grid, r"\textbf{{{}}}", r"\textit{{{}}}", CELL)
+        line = f"{' & '.join([escape_latex(row.label), *cells])} \\\\ \\addlinespace[2pt]"
         (elsewhere if row.reported else body).append(line)
     lines = [
-        r"% needs \usepackage{booktabs}",
+        r"% needs \usepackage{booktabs} and \usepackage{graphicx}",
         r"\begin{table*}[t]",
         r"\centering\scriptsize\setlength{\tabcolsep}{2pt}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         f"\\begin{{tabular}}{{l{'c' * len(grid.columns)}}}",
         r"\toprule",
         f" & {' & '.join(heads)} \\\\",
@@ -103,7 +106,7 @@ def latex(grid: Grid) -> str:
         *body,
         *([r"\midrule", *elsewhere] if elsewhere else []),
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
         f"\\caption{{{' '.join(escape_latex(note) for note in grid.notes)}}}",
         r"\end{table*}",
     ]
@@ -117,6 +120,7 @@ def latex_document(grid: Grid) -> str:
         r"\usepackage[T1]{fontenc}",
         r"\usepackage[landscape,margin=1cm]{geometry}",
         r"\usepackage{booktabs}",
+        r"\usepackage{graphicx}",
         r"\begin{document}",
         latex(grid).rstrip(),
         r"\end{document}",
