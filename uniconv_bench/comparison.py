@@ -15,10 +15,13 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.footnotes import PART
 from uniconv_bench.records import ResultRecord, read_record
 from uniconv_bench.rendering import metric_label, p_text, percent
+from uniconv_bench.seeds import refuse_other_runs
+from uniconv_bench.spread import Spread
 from uniconv_bench.statistics import (
     FEW,
     LEVEL,
     Difference,
+    PairedDifference,
     holm,
     paired,
     pooled,
@@ -70,18 +73,20 @@ class Compared:
         means: of the one and of the other.
         difference: the one minus the other.
         p: of it, after Holm over the metrics shown.
+        spread: how far rounding alone moves the metric.
     """
 
     metric: str
     stage: str
     means: tuple[float, float]
-    difference: Difference
+    difference: PairedDifference
     p: float
+    spread: float
 
     @property
     def told_apart(self) -> bool:
-        """Whether the two differ beyond chance."""
-        return self.p < LEVEL
+        """Whether the two differ beyond chance and rounding."""
+        return self.p < LEVEL and abs(self.difference.mean) > self.spread
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ class Comparison:
     other: Measured
     metrics: tuple[Compared, ...]
     moved: tuple[Moved, ...]
+    spread: Spread | None
 
 
 def measured(system: str, task: str, profile: str, results: Sequence[Path]) -> Measured:
@@ -123,6 +129,7 @@ def measured_at(paths: Sequence[Path]) -> Measured:
     records = [read_record(path) for path in paths]
     for record in records[1:]:
         refuse_unlike(records[0], record)
+    refuse_other_runs(records)
     scores = [read_scores(r, path) for r, path in zip(records, paths, strict=True)]
     names = [name for name in scores[0] if all(name in of_run for of_run in scores)]
     runs = {name: [of_run[name] for of_run in scores] for name in names}
@@ -146,13 +153,16 @@ def _found(system: str, task: str, profile: str, results: Path) -> Path:
     return path
 
 
-def compare(one: Measured, other: Measured, metrics: Sequence[str] = ()) -> Comparison:
+def compare(
+    one: Measured, other: Measured, metrics: Sequence[str] = (), spread: Spread | None = None
+) -> Comparison:
     """Every metric that both were scored by, or those named.
 
     Args:
         one: a system.
         other: a system on the same task.
         metrics: names, the first of which orders the turns that moved; none: all in common.
+        spread: how far rounding alone moves scores; None: that was not measured.
 
     Raises:
         UserError: they were measured on different turns or data, or not by the same metrics.
@@ -172,10 +182,11 @@ def compare(one: Measured, other: Measured, metrics: Sequence[str] = ()) -> Comp
             (_mean(pairs[name][0]), _mean(pairs[name][1])),
             differences[name],
             p_values[name],
+            spread.of(name) if spread else 0.0,
         )
         for name in names
     ]
-    return Comparison(one, other, tuple(compared), _moved(pairs))
+    return Comparison(one, other, tuple(compared), _moved(pairs), spread)
 
 
 def same_turns(one: Measured, other: Measured, metric: str) -> tuple[PerTurn, PerTurn]:
@@ -247,6 +258,8 @@ def sentences(comparison: Comparison) -> list[str]:
     found = [
         _sentence(row, one, other, f"{task.name} ({task.profile})") for row in comparison.metrics
     ]
+    if comparison.spread:
+        found += comparison.spread.sentences(row.metric for row in comparison.metrics)
     if (limit := comparison.one.record.limit) is not None:
         found.append(f"Only the first {limit} turns were run.")
     if task.part:

@@ -133,6 +133,8 @@ def show_reproduced(
     if order := told["order"]:
         alike = f"tau {order['tau']:.3f}, RBO {order['rbo']:.3f}"
         console_of().print(f"Order of passages: {alike} over {order['turns']:,} turns")
+    for line in told["explained"]:
+        console_of().print(f"explains a gap: {line}")
     for name, (ours, theirs) in told["switches"].items():
         console_of().print(f"differs: {name}: {ours} here, {theirs} there")
 
@@ -142,7 +144,7 @@ def show_conventions(record: ResultRecord, rows: Sequence[Shifted]) -> None:
     from uniconv_bench.rendering import percent
 
     right = ("recorded", "then", "moved", "n")
-    table = table_of("metric", "convention", *right, right=right)
+    table = table_of("metric", "convention or choice", *right, right=right)
     for row in rows:
         moved = f"{100 * (row.mean - row.recorded):+.1f}"
         figures = (percent(row.recorded), percent(row.mean), moved, f"{row.n:,}")

@@ -189,6 +189,11 @@ def record_path(results: Path, record: ResultRecord) -> Path:
     return results / record.task.profile / record.system.name / f"{record.task.name}.json"
 
 
+def results_of(file: Path) -> Path:
+    """The folder of results that keeps a record file there."""
+    return file.resolve().parents[2]
+
+
 def write_record(record: ResultRecord, path: Path) -> Path:
     """Writes a record with its digest."""
     return write_sealed(record, path)

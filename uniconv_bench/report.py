@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uniconv_bench import claims, footnotes, tables, verdicts
+from uniconv_bench import claim_cards, claims, footnotes, tables, verdicts
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import atomic_write
 from uniconv_bench.footnotes import distinct
@@ -90,7 +90,7 @@ def _report(
     reported: Mapping[str, Sequence[Reported]],
     folder: Path,
 ) -> Report:
-    answers = claims.judge(claims.read_claims(), profile, [results])
+    answers = claims.judge(claim_cards.read_claims(), profile, [results])
     at_hand = scores_at_hand(records, results)
     grids = {}
     for name, chosen in tables.PAPER.items():

@@ -17,7 +17,9 @@ from uniconv_bench.comparison import Measured, refuse_unlike, same_turns
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import canonical_json, read_jsonl
 from uniconv_bench.footnotes import PART
-from uniconv_bench.records import ResultRecord
+from uniconv_bench.records import ResultRecord, results_of
+from uniconv_bench.seeds import settings_apart
+from uniconv_bench.spread import numerical_spread
 from uniconv_bench.statistics import paired
 
 if TYPE_CHECKING:
@@ -78,6 +80,21 @@ class Order:
     tau: float
     rbo: float
     turns: int
+
+
+def near(record: ResultRecord, file: Path) -> tuple[float, str]:
+    """The tolerance, and its reason: what papers' digits ask for, or what rounding moves if more.
+
+    Args:
+        record: whose scores are held against others.
+        file: its, in a folder of results that may have the study of numerics.
+    """
+    spread = numerical_spread([results_of(file)], record.task.profile)
+    metrics = [score.metric for score in record.scores]
+    if spread is None:
+        return TOLERANCE, REASON
+    most = max([TOLERANCE, *map(spread.of, metrics)])
+    return most, ". ".join([REASON, *spread.sentences(metrics)])
 
 
 def against_record(
@@ -225,7 +242,6 @@ def switches(one: ResultRecord, other: ResultRecord) -> dict[str, tuple[Any, Any
     """What the two records do not share of all that their scores may depend on, by name."""
     sides = [
         {
-            **_leaves(record.system.settings),
             "backbone": record.system.backbone,
             "backbone revision": record.system.backbone_revision,
             **{f"weights of {name}": d for name, d in record.system.adapters.items()},
@@ -242,19 +258,7 @@ def switches(one: ResultRecord, other: ResultRecord) -> dict[str, tuple[Any, Any
     ]
     names = dict.fromkeys([*sides[0], *sides[1]])
     pairs = {name: (sides[0].get(name), sides[1].get(name)) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def _leaves(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if name in ("sources", "description", "title"):  # words, on which nothing depends
-            continue
-        if isinstance(value, dict):
-            found |= _leaves(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found
+    return settings_apart(one, other) | {n: pair for n, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def enter(

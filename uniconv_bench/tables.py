@@ -26,14 +26,15 @@ from uniconv_bench.rendering import (
     markdown,
     metric_label,
 )
+from uniconv_bench.seeds import Entry, TurnScores, pooled_entries
+from uniconv_bench.statistics import LEVEL, holm, p_value
 
 if TYPE_CHECKING:
     from uniconv_bench.cards import Reported
+    from uniconv_bench.spread import Spread
 
 METRICS = ("ndcg@3", "recall@10", "f1")
 PAPER_TASKS = ("topiocqa", "qrecc", "orquac", "inscit", "faithdial")
-TurnScores = Mapping[str, Mapping[str, PerTurn]]
-"""Digest of a record -> metric -> its scores by turn, where they are at hand."""
 
 
 @dataclass(frozen=True)
@@ -83,24 +84,28 @@ def table(
     format: str = "markdown",
     metrics: Sequence[str] = METRICS,
     turn_scores: TurnScores | None = None,
+    spread: Spread | None = None,
 ) -> str:
     """Systems as rows, task x metric as columns; means x 100 with their 95 % intervals.
 
     In a column the best mean is bold, and so is every mean that a paired test does not tell apart
-    from it, after Holm over the table. A column that lacks scores by turn goes by whether intervals
-    overlap, and a note says so.
+    from it, after Holm over the table, or that rounding alone could bring there. A column that
+    lacks scores by turn goes by whether intervals overlap, and a note says so.
 
     Args:
-        records: of one profile, each task and system once; rows in order of appearance.
+        records: of one profile, rows in order of appearance; several of one task and system are
+            runs with other seeds, whose scores are pooled.
         reported: task -> figures printed elsewhere; shown at profile `full` only, and not beside a
             part of the dataset, or what may be one.
         format: `markdown`, `latex` (needs the booktabs package), `latex-document` (the
             same, to be compiled alone) or `csv` (fractions, unrounded).
         metrics: columns of each task, where measured.
-        turn_scores: those at hand.
+        turn_scores: those at hand; pooling needs them.
+        spread: how far rounding alone moves scores; None: that was not measured.
 
     Raises:
-        UserError: nothing to show, mixed profiles or data, limited or repeated records.
+        UserError: nothing to show, mixed profiles or data, limited records, runs of one system that
+            differ in more than their seeds or lack scores by turn.
     """
     renderers: dict[str, Callable[[Grid], str]] = {
         "markdown": markdown,
@@ -111,8 +116,8 @@ def table(
         raise unknown_name("table format", format, [*renderers, "csv"])
     if format == "csv":
         _refuse_unfair(records)
-        return _csv(records, metrics)
-    return renderers[format](grid(records, reported or {}, metrics, turn_scores or {}))
+        return _csv(pooled_entries(records, turn_scores or {}), metrics)
+    return renderers[format](grid(records, reported or {}, metrics, turn_scores or {}, spread))
 
 
 def interval_overlap(one: Score, other: Score) -> bool:
@@ -126,7 +131,6 @@ def _refuse_unfair(records: Sequence[ResultRecord]) -> None:
     profiles = distinct(r.task.profile for r in records)
     if len(profiles) > 1:
         raise UserError(f"records of profiles {', '.join(profiles)}: no table mixes profiles")
-    seen: dict[tuple[str, str], str] = {}
     data: dict[str, ResultRecord] = {}
     for record in records:
         task, system = record.task.name, record.system.name
@@ -135,9 +139,6 @@ def _refuse_unfair(records: Sequence[ResultRecord]) -> None:
                 f"{system} on {task} was run on the first {record.limit} turns only",
                 mend="run it again without --limit",
             )
-        if (task, system) in seen:
-            raise UserError(f"two records of {system} on {task}")
-        seen[task, system] = record.digest
         first = data.setdefault(task, record)
         same = ("version", "split", "data_digest")
         if any(getattr(record.task, name) != getattr(first.task, name) for name in same):
@@ -152,9 +153,11 @@ def grid(
     reported: Mapping[str, Sequence[Reported]],
     metrics: Sequence[str],
     turn_scores: TurnScores,
+    spread: Spread | None = None,
 ) -> Grid:
     """As `table`, before it takes a format."""
     _refuse_unfair(records)
+    entries = pooled_entries(records, turn_scores)
     tasks = distinct(r.task.name for r in records)
     measured = {(r.task.name, s.metric) for r in records for s in r.scores}
     columns = tuple((t, m) for t in tasks for m in metrics if (t, m) in measured)
@@ -164,28 +167,44 @@ def grid(
     rows, by_turn = [], {}
     titles = _titles(records)
     for name in titles:
-        own = [r for r in records if r.system.name == name]
-        scores = {(r.task.name, s.metric): s for r in own for s in r.scores}
-        rows.append(Row(titles[name], scores, _is_bound(own[0]), {}))
-        for record in own:
-            for metric, values in turn_scores.get(record.digest, {}).items():
-                by_turn[titles[name], (record.task.name, metric)] = values
+        own = [entry for entry in entries if entry.record.system.name == name]
+        scores = {(e.record.task.name, s.metric): s for e in own for s in e.scores}
+        rows.append(Row(titles[name], scores, _is_bound(own[0].record), {}))
+        for entry in own:
+            for metric, values in entry.by_turn.items():
+                by_turn[titles[name], (entry.record.task.name, metric)] = values
     partly = {r.task.name for r in records if r.task.part or r.task.unchecked}
     whole = {r.task.name for r in records if r.task.profile == "full"} - partly
     reported = {task: figures for task, figures in reported.items() if task in whole}
     published = _published(columns, reported, titles)
     rows += [Row(label, {}, False, figures) for label, figures in published[0].items()]
-    best, rule = _best(columns, rows, by_turn)
+    best, rule = _best(columns, rows, by_turn, spread)
     bounds = [row.label for row in rows if row.bound]
     given = f"{', '.join(bounds)}: is given the gold passages, never bold."
     notes = [
         f"Mean x 100 and 95 % interval (bootstrap over conversations). {rule}",
+        *(spread.sentences(distinct(metric for _, metric in columns)) if spread else ()),
+        *_pooling(entries, titles),
         *([given] if bounds else []),
         *footnotes.of_profile(records),
         *below,
         *published[1],
     ]
     return Grid(columns, tuple(rows), best, tuple(notes))
+
+
+def _pooling(entries: Sequence[Entry], titles: Mapping[str, str]) -> list[str]:
+    """Which rows are of several runs."""
+    tasks: dict[tuple[str, str], list[str]] = {}
+    for entry in entries:
+        if entry.seeds is not None:
+            label = titles[entry.record.system.name]
+            tasks.setdefault((label, entry.seeds), []).append(entry.record.task.name)
+    return [
+        f"{label} on {', '.join(names)}: the mean over runs with seeds {seeds}, its interval over "
+        "conversations and seeds."
+        for (label, seeds), names in tasks.items()
+    ]
 
 
 def _titles(records: Sequence[ResultRecord]) -> dict[str, str]:
@@ -204,6 +223,7 @@ def _best(
     columns: Sequence[Column],
     rows: Sequence[Row],
     by_turn: Mapping[tuple[str, Column], PerTurn],
+    spread: Spread | None,
 ) -> tuple[frozenset[tuple[str, Column]], str]:
     """What is bold, and by which rule."""
     best: set[tuple[str, Column]] = set()
@@ -220,17 +240,15 @@ def _best(
             continue
         best.add((top, column))
         turns = {label: by_turn[label, column] for label in rivals}
+        near = rivals[top].mean - (spread.of(column[1]) if spread else 0.0)
+        best |= {(n, column) for n, score in rivals.items() if score.mean >= near}
         p_values |= {(n, column): _p(top, n, column, turns) for n in rivals if n != top}
     if p_values:
-        from uniconv_bench.statistics import LEVEL, holm
-
         best |= {cell for cell, p in holm(p_values).items() if p >= LEVEL}
     return frozenset(best), _rule(len(p_values), plain)
 
 
 def _p(one: str, other: str, column: Column, turns: Mapping[str, PerTurn]) -> float:
-    from uniconv_bench.statistics import p_value
-
     if turns[one].keys() != turns[other].keys():
         where = " ".join(column)
         raise UserError(f"{one} and {other} were averaged over different turns of {where}")
@@ -270,16 +288,14 @@ def _published(
     return dict(sorted(rows.items())), notes
 
 
-def _csv(records: Sequence[ResultRecord], metrics: Sequence[str]) -> str:
+def _csv(entries: Sequence[Entry], metrics: Sequence[str]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["profile", "system", "task", "metric", "mean", "lo", "hi", "n"])
-    for record in records:
-        for metric in metrics:
-            score = record.score(metric)
-            if score is not None:
-                task = record.task
-                profile = f"{task.profile}, {PART}" if task.part else task.profile
-                row = [profile, *map(csv_cell, (record.system.name, task.name)), metric]
-                writer.writerow([*row, score.mean, *score.ci95, score.n])
+    for entry in entries:
+        task, scores = entry.record.task, {score.metric: score for score in entry.scores}
+        profile = f"{task.profile}, {PART}" if task.part else task.profile
+        row = [profile, *map(csv_cell, (entry.record.system.name, task.name))]
+        for score in (scores[metric] for metric in metrics if metric in scores):
+            writer.writerow([*row, score.metric, score.mean, *score.ci95, score.n])
     return stream.getvalue()

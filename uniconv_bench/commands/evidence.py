@@ -14,6 +14,7 @@ from uniconv_bench.commands.shared import (
     JsonOption,
     ProfileOption,
     ResultsOption,
+    RunsOption,
     command_of,
     next_step,
     note,
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
 
 RESULTS = Path("results")
 LEDGER = RESULTS / "reproductions.jsonl"
-RunsOption = Annotated[
-    list[Path],
-    typer.Option("--results", help="Folder of records; repeat to pool runs of other seeds."),
-]
 
 
 def compare(
@@ -52,13 +49,14 @@ def compare(
 ) -> None:
     """Two systems on the same turns: differences, how sure they are, and the turns that moved."""
     from uniconv_bench import comparison
+    from uniconv_bench.spread import numerical_spread
 
     name = registry.name_of("task", task)
     first, second = (
         comparison.measured(registry.name_of("system", system), name, profile, results)
         for system in (one, other)
     )
-    found = comparison.compare(first, second, metric or ())
+    found = comparison.compare(first, second, metric or (), numerical_spread(results, profile))
     said = _texts(found) if texts else {}
     if as_json:
         print_json(_plain(found, said))
@@ -143,11 +141,12 @@ def claims(
     """Judge the paper's claims by the records of one profile, and say what would settle each."""
     from uniconv_bench import claims as of
     from uniconv_bench import verdicts
+    from uniconv_bench.claim_cards import read_claims
     from uniconv_bench.files import atomic_write, require_folder
 
     for folder in results:
         require_folder(folder / profile, "--results")
-    answers = of.judge(of.read_claims(file), profile, results)
+    answers = of.judge(read_claims(file), profile, results)
     if output is not None:
         with atomic_write(output) as stream:
             head = f"# Claims of the paper at profile {profile}"
@@ -176,6 +175,7 @@ def reproduce(
     as_json: JsonOption = False,
 ) -> None:
     """Hold a record against another of the same system, or against published figures."""
+    from uniconv_bench import attribution
     from uniconv_bench import reproduce as of
     from uniconv_bench.comparison import measured_at
     from uniconv_bench.records import read_record
@@ -184,8 +184,8 @@ def reproduce(
         raise UserError("a tolerance goes with its reason", mend="give --tolerance and --reason")
     if tolerance is not None and not 0 <= tolerance <= 1:
         raise UserError(f"--tolerance {tolerance} is no fraction", mend="scores are from 0 to 1")
-    near, why = (of.TOLERANCE, of.REASON) if tolerance is None else (tolerance, reason or "")
     mine = read_record(record)
+    near, why = of.near(mine, record) if tolerance is None else (tolerance, reason or "")
     told: dict[str, Any] = {"switches": {}, "order": None}
     if against == "published":
         figures = registry.task_card(mine.task.name)[0].reported
@@ -202,6 +202,7 @@ def reproduce(
         rows = of.against_record(measured_at([record]), other, bases, near)
         told["switches"] = of.switches(mine, other.record)
         told["order"] = _order(mine, other.record)
+    told["explained"] = attribution.explanations(rows, attribution.moves(record))
     entered = of.enter(ledger, mine, rows, near, why)
     if as_json:
         print_json({"tolerance": near, "reason": why, **told, "metrics": [asdict(r) for r in rows]})
@@ -237,13 +238,11 @@ def explain(
     record: Annotated[Path, typer.Argument(help="A record, results/PROFILE/SYSTEM/TASK.json.")],
     as_json: JsonOption = False,
 ) -> None:
-    """How far a record's figures move under other conventions: averages, variants of F1, ties."""
-    from uniconv_bench import conventions
-    from uniconv_bench.comparison import measured_at
+    """How far a record's figures move under other conventions, and with other trainings."""
+    from uniconv_bench import attribution, conventions
+    from uniconv_bench.records import read_record
 
-    found = measured_at([record])
-    of = found.record
-    rows = conventions.by_averaging(of, found.by_turn)
+    of, rows = read_record(record), attribution.moves(record)
     run = _run_of(of) if of.limit is None and of.score("mrr") else None
     if run is not None:
         from uniconv_bench.task import load_task

@@ -15,6 +15,7 @@ from uniconv_bench.commands.shared import (
     JsonOption,
     ProfileOption,
     ResultsOption,
+    RunsOption,
     command_of,
     next_step,
     note,
@@ -149,7 +150,7 @@ def rescore(
 
 def table(
     profile: ProfileOption = "sample",
-    results: ResultsOption = RESULTS,
+    results: RunsOption = [RESULTS],  # noqa: B006  (typer copies it)
     task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this one.")] = None,
     system: Annotated[
         list[str] | None, typer.Option("--system", "-s", help="Only this one; sets the order.")
@@ -165,18 +166,21 @@ def table(
     from uniconv_bench.definitions import parse_metric
     from uniconv_bench.files import atomic_write, require_folder
     from uniconv_bench.records import read_records
+    from uniconv_bench.spread import numerical_spread
     from uniconv_bench.turnscores import scores_at_hand
 
-    if results != RESULTS:  # it was named; without the default one nothing has been run
-        require_folder(results, "--results")
-    records = read_records(results / profile)
+    for folder in results if results != [RESULTS] else ():  # without the default nothing was run
+        require_folder(folder, "--results")
+    by_folder = {folder: read_records(folder / profile) for folder in results}
+    at_hand = {d: s for f, own in by_folder.items() for d, s in scores_at_hand(own, f).items()}
+    records = [record for own in by_folder.values() for record in own]
     task = [registry.name_of("task", name) for name in task or ()]
     system = [registry.name_of("system", name) for name in system or ()]
     for chosen, name_of in ((task, _task_of), (system, _system_of)):
         for name in chosen:
             if name not in {name_of(record) for record in records}:
                 mend = f"uniconv-bench list {'tasks' if chosen is task else 'systems'}; then run it"
-                raise UserError(f"no record of {name!r}", where=results / profile, mend=mend)
+                raise UserError(f"no record of {name!r}", where=results[0] / profile, mend=mend)
         if chosen:
             records = [r for r in records if name_of(r) in chosen]
             records.sort(key=lambda record: chosen.index(name_of(record)))
@@ -190,8 +194,14 @@ def table(
     for name in columns if metric else ():
         if name in absent:
             note(f"no record has {parse_metric(name).name}: it is left out")
-    at_hand = scores_at_hand(records, results)
-    text = tables.table(records, reported, format=format, metrics=columns, turn_scores=at_hand)
+    text = tables.table(
+        records,
+        reported,
+        format=format,
+        metrics=columns,
+        turn_scores=at_hand,
+        spread=numerical_spread(results, profile),
+    )
     if as_json:
         text = json.dumps(
             [

@@ -35,6 +35,10 @@ SystemOption = Annotated[
 ]
 LimitOption = Annotated[int | None, typer.Option(help="Only the first N test turns.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
+RunsOption = Annotated[
+    list[Path],
+    typer.Option("--results", help="Folder of records; repeat to pool runs of other seeds."),
+]
 ResultsOption = Annotated[Path, typer.Option(help="Folder of result records.")]
 RetrainOption = Annotated[bool, typer.Option(help="Train anew even if a fitting adapter is there.")]
 DataOption = Annotated[Path | None, typer.Option(help="Folder with the dataset's official files.")]
