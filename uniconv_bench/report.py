@@ -25,6 +25,7 @@ from uniconv_bench.rendering import (
     markdown_rows,
     metric_label,
 )
+from uniconv_bench.spread import numerical_spread
 from uniconv_bench.turnscores import scores_at_hand
 
 if TYPE_CHECKING:
@@ -92,10 +93,11 @@ def _report(
 ) -> Report:
     answers = claims.judge(claim_cards.read_claims(), profile, [results])
     at_hand = scores_at_hand(records, results)
+    spread = numerical_spread([results], profile)
     grids = {}
     for name, chosen in tables.PAPER.items():
         if own := tables.of_paper(name, records):
-            grids[name] = tables.grid(own, reported, chosen.metrics, at_hand)
+            grids[name] = tables.grid(own, reported, chosen.metrics, at_hand, spread)
     measured = {score.metric for record in records for score in record.scores}
     figures = {
         caption: intervals(records, metric, folder / "figures" / metric.replace("@", "_at_"))
