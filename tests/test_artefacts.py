@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from uniconv_bench import costs, evaluation
-from uniconv_bench.artefacts import missing_artefact, open_artefact
+from uniconv_bench import artefacts, costs, evaluation
+from uniconv_bench.appended import line_of
+from uniconv_bench.artefacts import missing_artefact, open_artefact, seal
+from uniconv_bench.errors import UserError
 from uniconv_bench.system import Answer
 
 MAKER = """
@@ -111,19 +113,73 @@ def test_making_anew_replaces(tmp_path: Path) -> None:
     assert open_artefact(folder) == {"a": 2}
 
 
+def answer_lines(*pairs: tuple[str, str]) -> str:
+    return "".join(line_of(json.dumps({"turn_id": t, "answer": a})) for t, a in pairs)
+
+
 def test_an_answer_written_twice_is_survived(tmp_path: Path) -> None:
     path = tmp_path / "answers.partial"
-    path.write_text(
-        '{"turn_id": "1_1", "answer": "a"}\n{"turn_id": "1_2", "answer": "b"}\n'
-        '{"turn_id": "1_2", "answer": "c"}\n{"turn_id": "1_3", "ans'
-    )
+    lines = answer_lines(("1_1", "a"), ("1_2", "b"), ("1_2", "c"), ("1_3", "d"))
+    path.write_text(lines[:-9])  # torn off
     expected = {"1_1": Answer("1_1", "a"), "1_2": Answer("1_2", "b")}
     assert evaluation._answers_so_far(path, 1) == expected
-    assert len(path.read_text().splitlines()) == 2
+    assert path.read_text() == answer_lines(("1_1", "a"), ("1_2", "b"))
     assert evaluation._answers_so_far(path, 2) == expected
-    path.write_text(path.read_text() + "\0\0\0\n" + '{"turn_id": "1_4", "answer": "d"}\n')
+    path.write_text(path.read_text() + "\0\0\0\n" + answer_lines(("1_4", "d")))
     assert evaluation._answers_so_far(path, 1) == expected
     assert evaluation._answers_so_far(path, 3) == {}
+
+
+def test_what_follows_a_rotten_answer_is_asked_again(tmp_path: Path) -> None:
+    path = tmp_path / "answers.partial"
+    path.write_text(answer_lines(("1_1", "a"), ("1_2", "b"), ("1_3", "c")).replace('"b"', '"B"'))
+    assert evaluation._answers_so_far(path, 1) == {"1_1": Answer("1_1", "a")}
+
+
+def test_completed_just_before_a_kill_is_not_made_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "artefact"
+
+    def killed(working: Path, folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artefacts, "_put", killed)
+        with pytest.raises(KeyboardInterrupt), missing_artefact(folder, {"a": 1}) as working:
+            assert working is not None
+            (working / "file").write_text("whole")
+            (working / "checkpoint.partial").mkdir()
+            (working / "checkpoint.partial" / "state").write_text("scaffolding")
+            (working / ".file.abc.tmp").write_text("of a killed process")
+    assert open_artefact(folder) is None
+    with missing_artefact(folder, {"a": 1}) as working:
+        assert working is None
+    assert open_artefact(folder) == {"a": 1}
+    assert sorted(path.name for path in folder.iterdir()) == ["file", "manifest.json"]
+
+
+def test_a_part_that_rotted_before_the_end_is_refused_and_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "artefact"
+    with pytest.raises(UserError, match="corrupted file of unfinished work"):  # noqa: SIM117
+        with missing_artefact(folder, {}) as working:
+            assert working is not None
+            (working / "part").write_text("right")
+            seal(working / "part")
+            (working / "part").write_text("wrong")
+    assert not folder.exists() and not list(tmp_path.rglob("part*"))
+
+
+@pytest.mark.parametrize("old", ['"a": 1', '"digest"', '"sha256"', '"bytes"', '"fingerprint"'])
+def test_a_manifest_vouches_for_itself(old: str, tmp_path: Path) -> None:
+    folder = tmp_path / "artefact"
+    with missing_artefact(folder, {"a": 1}) as working:
+        assert working is not None
+        (working / "file").write_text("right")
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace(old, old[:-2] + "2" + old[-1:]))
+    with pytest.raises(UserError, match="corrupted cache: .* manifest"):
+        open_artefact(folder)
 
 
 def cost(folder: Path) -> dict[str, float]:

@@ -16,9 +16,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = "uniconv_bench"
 LAYERS = (
-    {"errors"},
-    {"files", "offline"},
-    {"sealed"},
+    {"errors", "locks", "stopping"},
+    {"files", "fitting", "offline"},
+    {"appended", "sealed"},
     {"artefacts"},
     {"conversation", "cards", "definitions", "formats", "lookup", "malformed", "system_cards"}
     | {"claim_cards", "statistics", "study_cards", "training_cards"},
@@ -63,7 +63,7 @@ LAYERS = (
     {"ranking", "rescoring", "submission_cards", "bundles", "submission", "boardpage"}
     | {"leaderboard", "readingroom", "site"},
     {"experiments", "estimate"},
-    {"cardview", "display", "doctor", "evidenceview", "screen", "serving"},
+    {"cardview", "deep", "display", "doctor", "evidenceview", "screen", "serving"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -79,7 +79,7 @@ ONLY = {
         *("index", "encode", "dense", "decode", "task", "uniconv"),
     },
     "uniconv": {
-        *("errors", "files", "artefacts", "cards", "system_cards", "training_cards"),
+        *("errors", "files", "appended", "artefacts", "cards", "system_cards", "training_cards"),
         *("conversation", "prompts", "system"),
         *("index", "encode", "dense", "decode", "task", "metrics"),
     },

@@ -1,41 +1,37 @@
 """Artefacts: folders of the cache, each complete, checked, and made by one process at a time.
 
-Its manifest names the full fingerprint of what is in it and the sha256 of every file; it is written
-beside its final place and renamed whole, so a folder that exists is complete.
+A manifest names the full fingerprint of what is in the folder and the sha256 of every file, and
+vouches for itself. It is written last, beside the final place, and the folder is then renamed: so
+what exists is complete, and what is complete is never made twice.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from uniconv_bench import locks
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import (
+    TEMPORARY,
     cache_dir,
     canonical_json,
     digest_of,
     digest_of_file,
     digest_once,
+    settle,
     write_json,
 )
 
-try:
-    import fcntl
-except ImportError:  # a platform without it has no locks
-    fcntl = None  # type: ignore[assignment]
-
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
-CLAIMS = "claims"
-LOCKLESS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
-"""What a file system without locks says."""
+"""Ends the names of working folders, and of what in them is no part of the artefact."""
+SEAL = f".sha256{PARTIAL}"
 
 
 def folder_of(stage: str, name: str, fingerprint: Mapping[str, Any]) -> Path:
@@ -51,7 +47,7 @@ def missing_artefact(
 
     The working folder `<folder>.partial` outlives an interruption, so that a stage can go on with
     what is already in it; files it holds are the stage's own affair until the block ends well. No
-    other process gets it meanwhile.
+    other process gets it meanwhile. What in it ends in `.partial` is thrown away in the end.
 
     Args:
         anew: make it even if it was there before; what another process made meanwhile will do.
@@ -59,13 +55,18 @@ def missing_artefact(
     if not anew and open_artefact(folder) is not None:
         yield None
         return
-    with _held(folder) as waited:
+    with locks.held(folder) as waited:
         if (waited or not anew) and _verified(folder) is not None:
             yield None
             return
         working = _working(folder)
+        if (working / MANIFEST).exists():  # a process completed it and was killed right then
+            _put(working, folder)
+            yield None
+            return
         yield working
-        _complete(working, folder, fingerprint)
+        _complete(working, fingerprint)
+        _put(working, folder)
 
 
 def make_together(
@@ -74,54 +75,36 @@ def make_together(
     """Makes an artefact that any number of processes may work on at once, if it is not there.
 
     Args:
-        work: called with the working folder; does what no other process does (see `Claims`), and
-            returns when all of it is there, by whomever.
+        work: called with the working folder; does what no other process does (see `locks.Claims`),
+            and returns when all of it is there, by whomever.
     """
     if open_artefact(folder) is not None:
         return
-    with _held(folder, shared=True):
+    with locks.held(folder, shared=True):
         if not folder.exists():
             work(_working(folder))
-    with _held(folder):
-        if not folder.exists():
-            working = _working(folder)
+    with missing_artefact(folder, fingerprint) as working:
+        if working is not None:
             work(working)  # nothing is left of it, unless it was thrown away between the locks
-            (working / CLAIMS).unlink(missing_ok=True)
-            _complete(working, folder, fingerprint)
 
 
-class Claims:
-    """Numbered parts of the work on one artefact, each done by one process at a time.
+def seal(path: Path) -> None:
+    """Vouches for a finished file of a working folder until the manifest does."""
+    with path.with_name(f"{path.name}{SEAL}").open("w") as stream:
+        stream.write(digest_of_file(path))
 
-    A part is a byte of a file that is locked while its process lives and works on it. Where the
-    file system has no locks every claim is granted: work is then done twice, to the same result.
+
+def check_unfinished(working: Path) -> None:
+    """Refuses a working folder in which a finished file is not what it was.
+
+    Raises:
+        UserError: names the first.
     """
-
-    def __init__(self, working: Path):
-        self._stream = (working / CLAIMS).open("ab")
-
-    @contextmanager
-    def of(self, part: int, *, wait: bool) -> Iterator[bool]:
-        """Yields whether the part is this process's; with `wait` it is, as soon as it is free."""
-        if fcntl is None:
-            yield True
-            return
-        try:
-            how = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
-            fcntl.lockf(self._stream, how, 1, part)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN, *LOCKLESS):
-                raise
-            yield error.errno in LOCKLESS
-            return
-        try:
-            yield True
-        finally:
-            fcntl.lockf(self._stream, fcntl.LOCK_UN, 1, part)
-
-    def close(self) -> None:
-        """Gives up what is still claimed."""
-        self._stream.close()
+    for sealed in sorted(working.rglob(f"*{SEAL}")):
+        path = sealed.with_name(sealed.name.removesuffix(SEAL))
+        if path.exists() and not _is_as_sealed(path, digest_of_file(path)):
+            mend = "run again what makes it: this file alone is made anew"
+            raise UserError("corrupted file of unfinished work", where=path, mend=mend)
 
 
 def _working(folder: Path) -> Path:
@@ -130,87 +113,77 @@ def _working(folder: Path) -> Path:
     return working
 
 
-def _complete(working: Path, folder: Path, fingerprint: Mapping[str, Any]) -> None:
-    files = {
-        p.relative_to(working).as_posix(): {"sha256": digest_of_file(p), "bytes": p.stat().st_size}
-        for p in sorted(working.rglob("*"))
-        if p.is_file() and p.name != MANIFEST
-    }
-    write_json(working / MANIFEST, {"fingerprint": dict(fingerprint), "files": files})
+def _complete(working: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Writes the manifest, once all that it names is on disk."""
+    files = {}
+    for path in sorted(working.rglob("*")):
+        inside = path.relative_to(working)
+        if path.is_file() and not any(map(_is_left_over, inside.parts)):
+            settle(path)
+            sha256 = digest_of_file(path)
+            if not _is_as_sealed(path, sha256):
+                path.unlink()
+                mend = "run it again: this file alone is made anew"
+                raise UserError("corrupted file of unfinished work, removed", where=path, mend=mend)
+            files[inside.as_posix()] = {"sha256": sha256, "bytes": path.stat().st_size}
+    content = {"fingerprint": dict(fingerprint), "files": files}
+    write_json(working / MANIFEST, {**content, "digest": digest_of(content)})
+
+
+def _is_left_over(name: str) -> bool:
+    """Whether something in a working folder is scaffolding, or of a process that was killed."""
+    return name.endswith(PARTIAL) or TEMPORARY.fullmatch(name) is not None
+
+
+def _is_as_sealed(path: Path, sha256: str) -> bool:
+    sealed = path.with_name(f"{path.name}{SEAL}")
+    return not sealed.exists() or sealed.read_text(errors="replace") == sha256
+
+
+def _put(working: Path, folder: Path) -> None:
+    """Moves a complete working folder to its place; every step of it can be the last."""
+    for path in sorted(working.rglob("*"), reverse=True):
+        if _is_left_over(path.name):
+            _remove(path)
     if folder.exists():
-        shutil.rmtree(folder)
-    working.replace(folder)
+        doomed = _aside(folder)
+        working.replace(folder)
+        shutil.rmtree(doomed)
+    else:
+        working.replace(folder)
 
 
-@contextmanager
-def _held(folder: Path, *, shared: bool = False) -> Iterator[bool]:
-    """One process at a time makes a folder, or several do that share it; yields whether another
-    had to be waited for.
-
-    The kernel drops a lock with the process that holds it. Who holds it alone removes the lock's
-    file, so whoever was waiting for that file begins again with a new one.
-    """
-    if fcntl is None:
-        yield False
-        return
-    path = _lock(folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    waited, here = False, False
-    while not here:
-        stream = path.open("a")
-        waited = _wait(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, folder) or waited
-        here = _is_at(stream, path)
-        if not here:
-            stream.close()
-    with stream:
-        try:
-            yield waited
-        finally:
-            if not shared:
-                path.unlink(missing_ok=True)
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
-def _lock(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.lock")
+def _aside(folder: Path) -> Path:
+    """Has an artefact vanish at once, so that nobody finds half of it."""
+    doomed = folder.with_name(f"{folder.name}.{os.getpid()}{PARTIAL}")
+    folder.replace(doomed)
+    return doomed
 
 
-def _is_at(stream: IO[Any], path: Path) -> bool:
-    """Whether an open file is still the one at its path."""
-    try:
-        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _wait(stream: IO[str], how: int, folder: Path) -> bool:
-    """Takes a lock; whether another process had it."""
-    try:
-        fcntl.flock(stream, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        sys.stderr.write(f"another process is making {folder}; waiting for it\n")
-        fcntl.flock(stream, how)
-        return True
-    except OSError as error:
-        if error.errno not in LOCKLESS:
-            raise  # else a file system without locks
-    return False
-
-
-def open_artefact(folder: Path) -> dict[str, Any] | None:
+def open_artefact(folder: Path, *, deep: bool = False) -> dict[str, Any] | None:
     """The fingerprint of a complete artefact after checking every file's digest, or None if absent.
 
     Waits for a process that is making it just now.
 
+    Args:
+        deep: read every file, be it known since when it has not been written to or not.
+
     Raises:
         UserError: a file is missing or its bytes changed since it was written.
     """
-    if fcntl is not None and not folder.exists():
-        with suppress(FileNotFoundError), _lock(folder).open() as stream:
-            _wait(stream, fcntl.LOCK_SH, folder)
-    return _verified(folder)
+    if not folder.exists():
+        locks.wait_for(folder)
+    return _verified(folder, deep=deep)
 
 
-def _verified(folder: Path) -> dict[str, Any] | None:
+def _verified(folder: Path, *, deep: bool = False) -> dict[str, Any] | None:
     if not folder.exists():
         return None
     mend = f"delete the folder {folder} and run again: it will be made anew"
@@ -219,71 +192,53 @@ def _verified(folder: Path) -> dict[str, Any] | None:
         content = json.loads(manifest.read_text(encoding="utf-8"))
         fingerprint, files = dict(content["fingerprint"]), dict(content["files"])
         expected = {name: str(entry["sha256"]) for name, entry in files.items()}
+        # Those written before manifests vouched for themselves have no digest.
+        digest = content.pop("digest", None)
+        whole = len(content) == 2 and digest in (None, digest_of(content))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             "corrupted cache: unreadable manifest", where=manifest, mend=mend
         ) from error
+    if not whole:
+        raise UserError("corrupted cache: changed manifest", where=manifest, mend=mend)
     for name, sha256 in expected.items():
         path = folder / name
-        if not path.is_file() or digest_once(path) != sha256:
+        if not path.is_file() or not _is(path, sha256, deep):
             raise UserError("corrupted cache file", where=path, mend=mend)
     with suppress(OSError):  # a cache that is only read
         os.utime(folder)  # when it was last used; the manifest's time is when it was made
     return fingerprint
 
 
+def _is(path: Path, sha256: str, deep: bool) -> bool:
+    """Whether a file has a digest; what is remembered of a large one may itself be broken."""
+    return (not deep and digest_once(path) == sha256) or digest_of_file(path) == sha256
+
+
 @contextmanager
 def in_use(folder: Path) -> Iterator[None]:
     """Keeps other processes from throwing an artefact away."""
-    with (folder / MANIFEST).open() as stream:
-        if fcntl is not None:
-            _wait(stream, fcntl.LOCK_SH, folder)
+    with locks.in_use(folder, folder / MANIFEST):
         yield
 
 
 def is_held(folder: Path) -> bool:
     """Whether some process makes or uses an artefact."""
-    with _free(folder) as free:
-        return not free
+    return locks.is_held(_final(folder), folder / MANIFEST)
 
 
 def throw_away(folder: Path) -> bool:
-    """Removes an artefact, or what a process that is gone left of one; not one that is held.
-
-    It vanishes at once, so that nobody finds half of it.
-    """
-    with _free(folder) as free:
+    """Removes an artefact, or what a process that is gone left of one; not one that is held."""
+    with locks.free(_final(folder), folder / MANIFEST) as free:
         if not free or not folder.exists():
             return False
-        doomed = folder.with_name(f"{folder.name}.{os.getpid()}{PARTIAL}")
-        folder.replace(doomed)
+        doomed = _aside(folder)
     shutil.rmtree(doomed)
     return True
 
 
-@contextmanager
-def _free(folder: Path) -> Iterator[bool]:
-    """Yields whether no process makes or uses an artefact; none begins to meanwhile."""
-    if fcntl is None:
-        yield False
-        return
-    lock = _lock(folder.with_name(folder.name.removesuffix(PARTIAL)))
-    with ExitStack() as files:
-        if not _taken(files.enter_context(lock.open("a"))):
-            yield False
-            return
-        files.callback(lock.unlink, missing_ok=True)
-        manifest = folder / MANIFEST
-        yield not manifest.exists() or _taken(files.enter_context(manifest.open("a")))
-
-
-def _taken(stream: IO[str]) -> bool:
-    """Takes a lock for this process alone, if no other has it."""
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _final(folder: Path) -> Path:
+    return folder.with_name(folder.name.removesuffix(PARTIAL))
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, str, str]]:

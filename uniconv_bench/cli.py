@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from uniconv_bench import __version__
+from uniconv_bench import __version__, stopping
 from uniconv_bench.commands import (
     board,
     cache,
@@ -33,7 +33,7 @@ from uniconv_bench.commands import (
     studies,
 )
 from uniconv_bench.commands.shared import first_process, note, several_processes
-from uniconv_bench.errors import UserError
+from uniconv_bench.errors import UserError, lacks_memory
 from uniconv_bench.files import CACHE, cache_dir, require_writable
 from uniconv_bench.offline import go_offline, is_offline
 
@@ -63,6 +63,13 @@ OPTION_WORDS = {
 }
 ANYWHERE = ("--debug", "--offline")
 STOPPED = "stopped; run the same command again to go on"
+WRAPPED = re.compile(r"No space left on device|Disk quota exceeded|requested and \d+ written")
+"""How libraries say in their own errors, numpy's writing last, that the disk is full."""
+NO_MEMORY = UserError(
+    "memory ran out",
+    mend="end what else needs it, or lower tokens_at_once, encode_batch_tokens or "
+    "decode_batch_size on the card, and run it again",
+)
 
 COMMANDS: tuple[Callable[..., Any], ...] = (
     stages.run,
@@ -166,6 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not debug:
         _quieten_libraries()
     _bear_any_sign()
+    if arguments is None:  # the program itself, not a part of another one
+        stopping.end_soon(STOPPED, 130)
     command = typer.main.get_command(app)
     try:
         code = command.main(
@@ -199,7 +208,9 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if hasattr(error, "format_message"):  # typer's own: a wrong option or command
         return _wrong_option(" ".join(error.format_message().split()))
-    if "No space left on device" in str(error):  # some libraries wrap it in their own error
+    if lacks_memory(error):
+        return str(NO_MEMORY)
+    if WRAPPED.search(str(error)):
         return f"{FAULTS[errno.ENOSPC]}; {MENDS[errno.ENOSPC]}"
     if isinstance(error, OSError):
         if (cache := _cache_fault(error)) is not None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from uniconv_bench.errors import UserError
+from uniconv_bench.fitting import Fitting
 from uniconv_bench.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -64,14 +65,17 @@ def decode(
     Raises:
         UserError: a prompt fills the model's window.
     """
-    answers = [
-        _Answer.to(p, model, how, names[i] if names else str(i)) for i, p in enumerate(prompts)
-    ]
+
+    def write(piece: Sequence[int]) -> list[_Answer]:
+        answers = [_Answer.to(prompts[i], model, how, names[i] if names else str(i)) for i in piece]
+        _write(model, answers, how)
+        return answers
+
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))
+    fitting = Fitting(write)
     for first in range(0, len(order), batch_size):
-        batch = order[first : first + batch_size]
-        _write(model, [answers[i] for i in batch], how)
-        yield from ((index, answers[index].tokens) for index in batch)
+        for piece, answers in fitting.on(order[first : first + batch_size]):
+            yield from ((i, answer.tokens) for i, answer in zip(piece, answers, strict=True))
 
 
 def stream(memory: Memory, prompt: Prompt, how: Decoding, name: str = "0") -> Iterator[int]:

@@ -13,10 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from uniconv_bench.artefacts import Claims, folder_of, make_together
+from uniconv_bench.artefacts import PARTIAL, folder_of, make_together, seal
 from uniconv_bench.conversation import Passage
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import CACHE, atomic_write
+from uniconv_bench.fitting import Fitting
+from uniconv_bench.locks import Claims
 from uniconv_bench.system import Corpus, Progress
 
 SHARD = 8192
@@ -60,17 +62,21 @@ class Embeddings:
 def encode_rows(
     rows: Sequence[Sequence[int]], embed: Embed, batch_tokens: int, advance: Callable[[int], None]
 ) -> Any:
-    """(rows, d) float32, in the order given; batches of like length hold about `batch_tokens`."""
+    """(rows, d) float32, in the order given; batches of like length hold about `batch_tokens`, or
+    as many as memory does.
+    """
     import numpy as np
 
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
+    fitting = Fitting(lambda piece: embed([rows[i] for i in piece]))
     parts = []
     start = 0
     while start < len(order):
         longest = len(rows[order[start]])
         batch = order[start : start + max(1, batch_tokens // longest)]
-        parts.append(embed([rows[i] for i in batch]))
-        advance(len(batch))
+        for piece, embedded in fitting.on(batch):
+            parts.append(embedded)
+            advance(len(piece))
         start += len(batch)
     stacked = np.concatenate(parts).astype(np.float32)
     result = np.empty_like(stacked)
@@ -134,7 +140,7 @@ class _Work:
         self._corpus, self._working, self._dtype = corpus, working, dtype
         self._progress = progress
         self._left = set(range(-(-len(corpus) // SHARD)))
-        self._claims = Claims(working)
+        self._claims = Claims(working / f"claims{PARTIAL}")
         self._seen()
 
     @property
@@ -204,6 +210,7 @@ class _Work:
             raise UserError(f"{what} in {self._dtype}", mend=mend)
         with atomic_write(self._path(shard), "wb") as stream:
             np.save(stream, stored, allow_pickle=False)
+        seal(self._path(shard))
         self._left.discard(shard)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory|_ALLOC_FAILED")
 
 
 class UserError(Exception):
@@ -51,6 +54,13 @@ def blamed(what: str, source: str | Path | None, *, ours: bool = False) -> Itera
         mend = "mend it (--debug shows the traceback)"
         told = f"{what} failed: {type(error).__name__}: {error}"
         raise UserError(told, where=where, mend=mend) from error
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's, numpy's, or torch's on any device."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)) is not None
+    )
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

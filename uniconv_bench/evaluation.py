@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from uniconv_bench import machine, metrics, runs
-from uniconv_bench.artefacts import folder_of, missing_artefact
+from uniconv_bench.appended import begin_with, line_of, read_texts
+from uniconv_bench.artefacts import PARTIAL, folder_of, missing_artefact
 from uniconv_bench.assembly import Setup
 from uniconv_bench.cards import Profile
 from uniconv_bench.conversation import Passage, Turn
@@ -307,7 +308,7 @@ class Evaluation:
         Turns without an entry among the evidence are not asked.
         """
         turns = [turn for turn in self.turns if turn.turn_id in evidence]
-        so_far = working / "answers.partial"
+        so_far = working / f"answers{PARTIAL}"
         card = self.setup.card
         batch = card.inference.decode_batch_size if card.generator.kind == "llm" else 1
         done = _answers_so_far(so_far, batch)
@@ -315,12 +316,11 @@ class Evaluation:
         with so_far.open("a", encoding="utf-8") as stream:
             for answer in answers(self.generator, left, evidence, self.progress):
                 done[answer.turn_id] = answer
-                stream.write(runs.answer_line(answer))
+                stream.write(line_of(runs.answer_line(answer).rstrip("\n")))
                 stream.flush()
         answered = [done[t.turn_id] for t in turns if t.turn_id in done]
         runs.write_answers(working / ANSWERS, answered)
         self._tell_missing("answer", done, turns)
-        so_far.unlink()
 
     def metrics_of(self, stage: Stage) -> list[str]:
         """The card's metrics of one stage."""
@@ -384,18 +384,16 @@ class Evaluation:
 
 
 def _answers_so_far(path: Path, batch: int) -> dict[str, Answer]:
-    """Whole batches of an interrupted answer file, each turn's first line; all else is cut off.
+    """Whole batches of an interrupted answering, each turn's first answer; all else is cut off.
 
     So the batches that are left hold the same turns as if nothing had been interrupted.
     """
-    if not path.exists():
-        return {}
-    kept: dict[str, bytes] = {}
-    for line in path.read_bytes().split(b"\n")[:-1]:
-        try:
-            kept.setdefault(json.loads(line)["turn_id"], line + b"\n")
-        except (ValueError, KeyError, TypeError):
-            break  # written while the machine went down: what follows is no better
-    whole = len(kept) - len(kept) % batch
-    path.write_bytes(b"".join(list(kept.values())[:whole]))
-    return runs.read_answers(path)
+    kept: dict[str, str] = {}
+    for text in read_texts(path):
+        kept.setdefault(json.loads(text)["turn_id"], text)
+    whole = list(kept.values())[: len(kept) - len(kept) % batch]
+    begin_with(path, whole)
+    rows = map(json.loads, whole)
+    return {
+        row["turn_id"]: runs.parse_answer(row, path, number) for number, row in enumerate(rows, 1)
+    }

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
 import tomllib
@@ -24,6 +25,8 @@ COMPARE = "compare the file with the layout shown at the top of the task's modul
 LARGE = 1 << 24
 """Bytes from which a file's digest is worth keeping: some hundredths of a second's reading."""
 SETTLED_NS = 2_000_000_000
+TEMPORARY = re.compile(r"\..+\.\w+\.tmp")
+"""Names of what `atomic_write` has not renamed yet, or never will if its process was killed."""
 T = TypeVar("T")
 
 
@@ -128,6 +131,12 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def settle(path: Path) -> None:
+    """Waits until a file's bytes would outlive the machine's going down."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def write_json(path: Path, value: Any) -> Path:

@@ -150,18 +150,28 @@ def read_answers(path: Path) -> dict[str, Answer]:
     """
     answers: dict[str, Answer] = {}
     for number, row in read_objects(path):
-        turn_id = _string(row, "turn_id", path, number)
-        text = _string(row, "text" if "text" in row else "answer", path, number)
-        counts = {}
-        for name in ("prompt_tokens", "tokens"):
-            counts[name] = row.get(name, 0)
-            if type(counts[name]) is not int:
-                _refuse(f"field {name}: not a whole number", path, number)
-        evidence = _strings(row.get("evidence", []), "evidence", path, number)
-        if turn_id in answers:
-            _refuse(f"turn {turn_id!r} is answered twice", path, number)
-        answers[turn_id] = Answer(turn_id, text, evidence=evidence, **counts)
+        answer = parse_answer(row, path, number)
+        if answer.turn_id in answers:
+            _refuse(f"turn {answer.turn_id!r} is answered twice", path, number)
+        answers[answer.turn_id] = answer
     return answers
+
+
+def parse_answer(row: Mapping[str, Any], path: Path, number: int) -> Answer:
+    """One line of an answer file.
+
+    Raises:
+        UserError: naming file, line and field.
+    """
+    turn_id = _string(row, "turn_id", path, number)
+    text = _string(row, "text" if "text" in row else "answer", path, number)
+    counts = {}
+    for name in ("prompt_tokens", "tokens"):
+        counts[name] = row.get(name, 0)
+        if type(counts[name]) is not int:
+            _refuse(f"field {name}: not a whole number", path, number)
+    evidence = _strings(row.get("evidence", []), "evidence", path, number)
+    return Answer(turn_id, text, evidence=evidence, **counts)
 
 
 def read_qrels(path: Path) -> Qrels:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from uniconv_bench import stopping
 from uniconv_bench.commands.shared import JsonOption, ProfileOption, note, progress
 from uniconv_bench.errors import UserError, unknown_name
 
@@ -53,6 +54,7 @@ def chat(
     if dialogue.start:
         screen.history(dialogue.history)
         note(f"its own next question: {dialogue.start.query}")
+    stopping.go_on()
     for line in typed("" if as_json else "> "):
         if line == "/quit":
             return

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from uniconv_bench import registry
+from uniconv_bench.commands.board import RESULTS, SUBMISSIONS
 from uniconv_bench.commands.shared import (
     JsonOption,
+    ResultsOption,
     command_of,
     next_step,
     note,
@@ -106,12 +109,23 @@ def show_system(name: str, as_json: JsonOption = False) -> None:
     next_step(command_of("run", "--task", "qrecc", "--system", name))
 
 
-def doctor(as_json: JsonOption = False) -> None:
-    """Check this machine; exit code 1 if the main command would fail here."""
+def doctor(
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also read every file that carries a digest.")
+    ] = False,
+    results: ResultsOption = RESULTS,
+    submissions: Annotated[Path, typer.Option(help="Folder of submissions.")] = SUBMISSIONS,
+    as_json: JsonOption = False,
+) -> None:
+    """Check this machine; exit code 1 if the main command would fail here or a file is broken."""
     from uniconv_bench import display
     from uniconv_bench.doctor import examine
 
     checks = examine(progress())
+    if deep:
+        from uniconv_bench.deep import read_all
+
+        checks += read_all(results, submissions)
     if as_json:
         print_json([check.to_json() for check in checks])
     else:

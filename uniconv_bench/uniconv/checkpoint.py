@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uniconv_bench.files import read_json, write_json
+from uniconv_bench.artefacts import PARTIAL
+from uniconv_bench.errors import UserError
+from uniconv_bench.files import digest_of_file, read_json, settle, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CHECKPOINT = "checkpoint"
-OLD = f"{CHECKPOINT}.old"
+CHECKPOINT, NEW, OLD = (f"checkpoint{age}{PARTIAL}" for age in ("", ".new", ".old"))
+STATE, LOG, POINTS = "state.safetensors", "log.json", "points.json"
+DIGESTS = "sha256.json"
+"""Of the other files; written last."""
 Row = dict[str, Any]
 Tensors = dict[str, Any]
 
@@ -39,7 +43,7 @@ def write_checkpoint(
     """Replaces the last checkpoint, whole."""
     from safetensors.torch import save_file
 
-    fresh = working / f"{CHECKPOINT}.new"
+    fresh = working / NEW
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     tensors = {f"{name}|best": tensor for name, tensor in state.best.items()}
@@ -48,19 +52,25 @@ def write_checkpoint(
         tensors[f"{name}|value"] = parameter.detach().contiguous()
         tensors[f"{name}|first"] = moments["exp_avg"].contiguous()
         tensors[f"{name}|second"] = moments["exp_avg_sq"].contiguous()
-    save_file(tensors, fresh / "state.safetensors")
-    write_json(fresh / "log.json", state.log)
-    write_json(fresh / "points.json", state.points)
+    save_file(tensors, fresh / STATE)
+    settle(fresh / STATE)
+    write_json(fresh / LOG, state.log)
+    write_json(fresh / POINTS, state.points)
+    write_json(fresh / DIGESTS, {n: digest_of_file(fresh / n) for n in (STATE, LOG, POINTS)})
     old = working / OLD
-    shutil.rmtree(old, ignore_errors=True)
-    if (working / CHECKPOINT).exists():
+    if (working / CHECKPOINT).exists():  # else the old one is all there is
+        shutil.rmtree(old, ignore_errors=True)
         (working / CHECKPOINT).replace(old)
     fresh.replace(working / CHECKPOINT)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def last_checkpoint(working: Path | None) -> tuple[State, Tensors]:
-    """State and tensors of the last checkpoint; a fresh state and no tensors without one."""
+    """State and tensors of the last checkpoint; a fresh state and no tensors without one.
+
+    Raises:
+        UserError: its bytes changed since it was written.
+    """
     from safetensors.torch import load_file
 
     # Killed between two renamings, the one before is still there.
@@ -68,9 +78,22 @@ def last_checkpoint(working: Path | None) -> tuple[State, Tensors]:
     folder = next((path for path in kept if path.exists()), None)
     if folder is None:
         return State(), {}
-    tensors = load_file(folder / "state.safetensors")
+    check(folder)
+    tensors = load_file(folder / STATE)
     best = {n.removesuffix("|best"): tensors.pop(n) for n in list(tensors) if n.endswith("|best")}
-    return State(read_json(folder / "log.json"), read_json(folder / "points.json"), best), tensors
+    return State(read_json(folder / LOG), read_json(folder / POINTS), best), tensors
+
+
+def check(folder: Path) -> None:
+    """Refuses a checkpoint whose bytes changed since it was written; raises UserError."""
+    mend = f"delete the folder {folder} and run again: the training begins anew"
+    try:
+        digests = dict(read_json(folder / DIGESTS))
+        whole = digests == {n: digest_of_file(folder / n) for n in (STATE, LOG, POINTS)}
+    except (UserError, OSError, ValueError, TypeError) as error:
+        raise UserError("corrupted checkpoint: unreadable", where=folder, mend=mend) from error
+    if not whole:
+        raise UserError("corrupted checkpoint: changed", where=folder, mend=mend)
 
 
 def restore(tensors: Tensors, steps: int, parameters: dict[str, Tensor], optimiser: Any) -> None:

@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from uniconv_bench.artefacts import folder_of, missing_artefact
+from uniconv_bench.appended import begin_with, line_of, read_texts
+from uniconv_bench.artefacts import PARTIAL, folder_of, missing_artefact
 from uniconv_bench.conversation import Turn
 from uniconv_bench.decode import Decoding, decode
-from uniconv_bench.files import digest_of, digest_of_code, read_jsonl
+from uniconv_bench.files import digest_of, digest_of_code, read_jsonl, write_jsonl
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.system import Context, Progress
 from uniconv_bench.uniconv.parts import DECODING, Decoder, ends
@@ -66,22 +67,25 @@ class Rewriter:
         ]
 
     def _write(self, turns: Sequence[Turn], path: Path, progress: Progress) -> None:
-        """Appends batch by batch; goes on after the last whole batch of a stopped run."""
+        """Notes batch by batch; goes on after the last whole batch of a stopped run."""
         size = self._decoder.inference.decode_batch_size
-        done = _whole_batches(path, size)
-        with progress.track("rewrite", len(turns)) as advance, path.open("a") as stream:
-            advance(done)
-            if done == len(turns):
-                return
-            model, form = self._decoder.load(progress)
-            for first in range(done, len(turns), size):
+        so_far = path.with_name(f"{path.name}{PARTIAL}")
+        rows = read_texts(so_far)
+        del rows[len(rows) - len(rows) % size :]
+        begin_with(so_far, rows)
+        with progress.track("rewrite", len(turns)) as advance, so_far.open("a") as stream:
+            advance(len(rows))
+            for first in range(len(rows), len(turns), size):
+                model, form = self._decoder.load(progress)
                 batch = turns[first : first + size]
                 texts = self._texts(model, form, batch)
                 for turn, text in zip(batch, texts, strict=True):
                     row = {"turn_id": turn.turn_id, "query": turn.query, "rewrite": text}
-                    stream.write(json.dumps(row) + "\n")
+                    rows.append(json.dumps(row))
+                    stream.write(line_of(rows[-1]))
                 stream.flush()
                 advance(len(batch))
+        write_jsonl(path, map(json.loads, rows))
 
     def _texts(self, model: Any, form: PromptFormat, turns: Sequence[Turn]) -> list[str]:
         """The first line that the decoder writes for each turn; empty for none."""
@@ -92,13 +96,3 @@ class Rewriter:
             text = form.tokenizer.decode(ids, skip_special_tokens=True).strip()
             found[index] = text.partition("\n")[0].strip()
         return found
-
-
-def _whole_batches(path: Path, size: int) -> int:
-    """Number of rows of whole batches in an interrupted file; what follows them is cut off."""
-    if not path.exists():
-        return 0
-    lines = path.read_bytes().split(b"\n")[:-1]
-    whole = len(lines) - len(lines) % size
-    path.write_bytes(b"".join(line + b"\n" for line in lines[:whole]))
-    return whole

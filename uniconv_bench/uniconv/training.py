@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +93,7 @@ def train_adapter(
     tracker: Tracker | None = None,
     miner: Path | None = None,
 ) -> None:
-    """Trains from the last checkpoint in `working`, if any, and leaves the adapter there.
+    """Trains from the last checkpoint in `working`, if any, and leaves the adapter beside it.
 
     Writes `adapter_model.safetensors` (float16), `adapter_config.json` and `training.json`; while
     it trains, `log.jsonl` has a line for every step and validation point.
@@ -115,7 +114,6 @@ def train_adapter(
         tracker: told of every step and validation point too.
     """
     from uniconv_bench.uniconv.adapter import write_adapter
-    from uniconv_bench.uniconv.checkpoint import CHECKPOINT
     from uniconv_bench.uniconv.loop import Run
     from uniconv_bench.uniconv.mining import by_bm25, by_embedding
     from uniconv_bench.uniconv.mixture import examples, groups, supervised
@@ -180,4 +178,3 @@ def train_adapter(
         report["validation"]["turns"] = {task: len(found) for task, found in held.items()}
     write_adapter(run.model, backbone.name, working)
     write_json(working / "training.json", report)
-    shutil.rmtree(working / CHECKPOINT, ignore_errors=True)

@@ -1,0 +1,191 @@
+"""Flips random bits in every kind of file that is kept, and looks what comes of it.
+
+    python -m survival.rot --folder FOLDER --flips 500
+
+A flip has to be harmless (the scores are those of before) or refused in one line, and what is
+refused `doctor --deep` has to name. What was done is kept in the folder's `flips.jsonl`: a later
+call goes on with the next flip. Exit code 1 if a broken file became a number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from bundling import CARD, TASKS, files
+from survival.pipeline import REPOSITORY, Place, began, ended, outcome
+
+from uniconv_bench.bundles import check
+from uniconv_bench.deep import read_all
+from uniconv_bench.errors import UserError
+from uniconv_bench.experiments.outcome import read_outcome
+from uniconv_bench.files import CACHE
+from uniconv_bench.submission import pack
+
+KINDS: dict[str, str] = {
+    "turns and judgements": "whole/cache/tasks/*/*",
+    "corpus": "whole/cache/tasks/*/passages/*",
+    "backbone": "whole/cache/backbones/*/*",
+    "adapter": "whole/cache/adapters/*/*",
+    "shards": "whole/cache/embeddings/*/*",
+    "run": "whole/cache/retrieval/*/*",
+    "answers": "whole/cache/answers/*/*",
+    "scores": "whole/cache/scores/*/*",
+    "cached record": "whole/cache/records/*/*",
+    "results": "whole/results/sample/*/*",
+    "study": "whole/results/studies/*/*/outcome.json",
+    "submission": "whole/submissions/*/*",
+    "checkpoint": "trained/cache/adapters/*.partial/checkpoint.partial/*",
+    "shards so far": "encoded/cache/embeddings/*.partial/*.npy",
+    "answers so far": "answered/cache/answers/*.partial/answers.partial",
+}
+"""Kind -> its files below the folder of a harness."""
+STATES = {"whole": 0, "trained": 5, "encoded": 8, "answered": 12}
+"""Folder -> before which unit of its work the pipeline there was killed; 0: it was not."""
+TORN = "answers so far"
+"""A kind whose last line a kill may have torn, so that `--deep` has nothing to say of it."""
+
+
+class Wrong(Exception):
+    """A broken file became a number, or a traceback, or passes for whole."""
+
+
+class Harness:
+    """States of the pipeline in one folder, and the ledger of the flips in copies of them."""
+
+    def __init__(self, folder: Path, seed: int):
+        self._folder, self._seed, self._ledger = folder, seed, folder / "flips.jsonl"
+        self._victim = Place(folder / "victim")
+        for state, unit in STATES.items():
+            place = Place(folder / state)
+            if not (folder / f"{state}.done").exists():
+                shutil.rmtree(place.folder, ignore_errors=True)
+                ended(began(place, unit=unit))
+                if state == "whole":
+                    self._add_outsiders(place)
+                (folder / f"{state}.done").touch()
+        self._expected = _scores(Place(folder / "whole"))
+        self._table = self._printed(Place(folder / "whole"))
+
+    @staticmethod
+    def _add_outsiders(place: Place) -> None:
+        """What the pipeline itself does not make: a study's outcome and a submission."""
+        studies = place.results / "studies"
+        shutil.copytree(REPOSITORY / "results" / "studies", studies, dirs_exist_ok=True)
+        (place.folder / "card.toml").write_text(CARD)
+        made = files(place.folder / "in", hits=6)
+        pack(place.folder / "card.toml", {"toy": made}, place.folder / "submissions", TASKS)
+
+    @property
+    def flips(self) -> list[dict[str, str]]:
+        """All so far."""
+        if not self._ledger.exists():
+            return []
+        return [json.loads(line) for line in self._ledger.read_text().splitlines()]
+
+    def flip(self) -> None:
+        """Flips one bit; raises Wrong if that is neither refused nor harmless."""
+        number = len(self.flips)
+        chance = random.Random(f"{self._seed} {number}")
+        kind = list(KINDS)[number % len(KINDS)]
+        state, _, pattern = KINDS[kind].partition("/")
+        victim = self._victim.folder
+        shutil.rmtree(victim, ignore_errors=True)
+        shutil.copytree(self._folder / state, victim)
+        there = [p for p in sorted(victim.glob(pattern)) if p.is_file() and p.stat().st_size]
+        path = chance.choice(there)
+        content = bytearray(path.read_bytes())
+        place, bit = chance.randrange(len(content)), chance.randrange(8)
+        content[place] ^= 1 << bit
+        path.write_bytes(content)
+        where = f"{kind}: {path.relative_to(victim)}, byte {place}, bit {bit}"
+        found = self._consequence(kind, path, where)
+        row = {"kind": kind, "where": where, "found": found}
+        with self._ledger.open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+
+    def _consequence(self, kind: str, path: Path, where: str) -> str:
+        os.environ[CACHE] = str(self._victim.cache)
+        submissions = self._victim.folder / "submissions"
+        broken = [c for c in read_all(self._victim.results, submissions) if c.state == "missing"]
+        refused = {
+            "study": self._refuses_study,
+            "submission": self._refuses_submission,
+            "results": self._refuses_table,
+        }.get(kind, self._refuses_run)(path, where)
+        if refused and not broken and kind != TORN:
+            raise Wrong(f"{where}: refused, and doctor --deep does not name it")
+        return "refused" if refused else "named, harmless" if broken else "harmless"
+
+    def _refuses_run(self, path: Path, where: str) -> bool:
+        place = self._victim
+        place.log.unlink(missing_ok=True)
+        code = ended(began(place, place.commands()[-2:]))
+        if code == 0 and _scores(place) != self._expected:
+            raise Wrong(f"{where}: other scores")
+        if code not in (0, 2) or "Traceback" in place.log.read_text():
+            raise Wrong(f"{where}: exit code {code}, {place.log}")
+        return code == 2
+
+    def _refuses_table(self, path: Path, where: str) -> bool:
+        printed = self._printed(self._victim)
+        if printed is not None and printed != self._table:
+            raise Wrong(f"{where}: another table")
+        return printed is None
+
+    def _printed(self, place: Place) -> str | None:
+        """What `table` says; None: it refuses."""
+        place.log.unlink(missing_ok=True)
+        code = ended(began(place, place.commands()[-1:]))
+        said = place.log.read_text()
+        if code not in (0, 2) or "Traceback" in said:
+            raise Wrong(f"exit code {code} of table, {place.log}")
+        return None if code else said.replace(str(place.folder), "")
+
+    def _refuses_study(self, path: Path, where: str) -> bool:
+        original = self._folder / "whole" / path.relative_to(self._victim.folder)
+        try:
+            if read_outcome(path) != read_outcome(original):
+                raise Wrong(f"{where}: another outcome")
+        except UserError:
+            return True
+        return False
+
+    def _refuses_submission(self, path: Path, where: str) -> bool:
+        return bool(check(path.parent, TASKS))
+
+
+def _scores(place: Place) -> dict[str, str]:
+    return {name: digest for name, digest in outcome(place).items() if "/" not in name}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--flips", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    asked = parser.parse_args()
+    until = time.monotonic() + 60 * asked.minutes
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        harness = Harness(asked.folder.absolute(), asked.seed)
+        while len(harness.flips) < asked.flips and time.monotonic() < until:
+            harness.flip()
+    except Wrong as wrong:
+        sys.stderr.write(f"{wrong}\n")
+        return 1
+    found = Counter(f"{row['kind']}: {row['found']}" for row in harness.flips)
+    sys.stdout.write(json.dumps({"flips": found.total(), **dict(sorted(found.items()))}) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Texts appended to a file as they come, line by line: what a killed process wrote is gone on with.
+
+Each line begins with its digest, so that one that is torn or rotten ends what is read, and so do
+those after it. Knows nothing of what is said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from uniconv_bench.files import atomic_write
+
+DIGITS = 16
+
+
+def line_of(text: str) -> str:
+    """A text without line ends as a line of such a file."""
+    return f"{_digest(text.encode())} {text}\n"
+
+
+def read_texts(path: Path) -> list[str]:
+    """The texts up to the first broken line; none where there is no file."""
+    if not path.exists():
+        return []
+    texts = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        digest, _, text = line.partition(b" ")
+        if digest != _digest(text).encode():
+            break
+        texts.append(text.decode())
+    return texts
+
+
+def begin_with(path: Path, texts: Iterable[str]) -> None:
+    """Makes these all that the file holds."""
+    with atomic_write(path) as stream:
+        stream.writelines(map(line_of, texts))
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:DIGITS]
