@@ -5,6 +5,8 @@ PYTHON ?= python3
 BENCH  ?=
 # URL of a further package index, such as one with small CPU builds of torch.
 TORCH_INDEX ?=
+# Where `make survive` keeps its pipelines and what it has done.
+SURVIVAL ?= $(abspath build/survival)
 
 BIN   := $(VENV)/bin
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -12,10 +14,10 @@ TOOLS := $(VENV)-tools
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check audit sbom lock bench site
+.PHONY: help setup run test check audit sbom lock bench survive site
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Install everything at pinned versions into .venv (minutes; skipped while unchanged)
 
@@ -45,6 +47,10 @@ lock: $(TOOLS)/.installed ## constraints-hashed.txt anew, from constraints.txt
 
 bench: setup ## The benchmarks of this program itself: JSON lines, results/benchmarks.json, a figure
 	$(BIN)/python tests/benchmarks $(BENCH)
+
+survive: setup ## 200 kills, 500 flipped bits, broken disks, two at once (goes on where it was stopped)
+	cd tests && for harness in "kill --kills 200" "rot --flips 500" "faults --times 60" together; do \
+	  $(abspath $(BIN))/python -m survival.$$harness --folder $(SURVIVAL)/$${harness%% *} || exit 1; done
 
 site: setup ## The leaderboards as a static site, in site/
 	$(BIN)/uniconv-bench leaderboard build --site site

@@ -45,6 +45,7 @@ FAULTS = {
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
     errno.EROFS: "the file system is read-only",
+    errno.EFBIG: "a file grew beyond what this disk or `ulimit -f` allows",
     errno.ENOENT: "no such file",
     errno.EISDIR: "a folder, not a file",
     errno.ENOTDIR: "a file, not a folder",
@@ -55,6 +56,7 @@ MENDS = {
     errno.EDQUOT: "make room (or point UNICONV_BENCH_CACHE to another disk) and run it again",
     errno.ENOTDIR: "name another folder",
     errno.EEXIST: "name another folder",
+    errno.EFBIG: "raise the limit (or point UNICONV_BENCH_CACHE to another disk) and run it again",
     errno.EROFS: "point UNICONV_BENCH_CACHE and --results to folders that can be written",
 }
 OPTION_WORDS = {
@@ -63,8 +65,10 @@ OPTION_WORDS = {
 }
 ANYWHERE = ("--debug", "--offline")
 STOPPED = "stopped; run the same command again to go on"
-WRAPPED = re.compile(r"No space left on device|Disk quota exceeded|requested and \d+ written")
+FULL = re.compile(r"No space left on device|Disk quota exceeded|requested and \d+ written")
 """How libraries say in their own errors, numpy's writing last, that the disk is full."""
+WRAPPED = re.compile(r"\(os error (\d+)\)")
+"""How those written in Rust, as safetensors, say what the system told them."""
 NO_MEMORY = UserError(
     "memory ran out",
     mend="end what else needs it, or lower tokens_at_once, encode_batch_tokens or "
@@ -210,8 +214,10 @@ def explain(error: BaseException) -> str | None:
         return _wrong_option(" ".join(error.format_message().split()))
     if lacks_memory(error):
         return str(NO_MEMORY)
-    if WRAPPED.search(str(error)):
+    if FULL.search(str(error)):
         return f"{FAULTS[errno.ENOSPC]}; {MENDS[errno.ENOSPC]}"
+    if wrapped := WRAPPED.search(str(error)):
+        error = OSError(int(wrapped[1]), os.strerror(int(wrapped[1])))
     if isinstance(error, OSError):
         if (cache := _cache_fault(error)) is not None:
             return cache

@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,8 @@ class Place:
     folder: Path
     system: str = "tiny"
     seed: int = 13
+    changes: tuple[tuple[str, str], ...] = ()
+    """Lines of its card and what stands in their place."""
 
     @property
     def cache(self) -> Path:
@@ -124,7 +126,10 @@ class Place:
         task, system = cards / "few.toml", cards / f"{self.system}.toml"
         if not system.exists():
             write_task(task)
-            system.write_text(CARD.format(name=self.system, seed=self.seed, task=task))
+            text = CARD.format(name=self.system, seed=self.seed, task=task)
+            for line, other in self.changes:
+                text = text.replace(line, other)
+            system.write_text(text)
         both = ["--task", str(task), "--system", str(system)]
         results = ["--results", str(self.results)]
         return [
@@ -156,16 +161,31 @@ def write_task(card: Path) -> None:
     card.write_text(TASK)
 
 
+def die() -> None:
+    """What a process does at the moment that is chosen for it, if nothing else."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def began(
-    place: Place, commands: Sequence[Sequence[str]] | None = None, *, at: int = 0, unit: int = 0
+    place: Place,
+    commands: Sequence[Sequence[str]] | None = None,
+    *,
+    at: int = 0,
+    unit: int = 0,
+    then: Callable[[], None] = die,
+    environment: Mapping[str, str] | None = None,
+    shard: int = SHARD,
 ) -> int:
     """Starts the pipeline as a process, in a session of its own; its id.
 
     Args:
         commands: the stages; None: all.
-        at: it kills itself before it changes the disk for the so-manieth time; 0: it does not, and
-            leaves in `changes.txt` how often it did.
-        unit: likewise, before it begins its so-manieth unit of work.
+        at: the change of the disk, from 1, before which and before each later one it does `then`;
+            0: none, and it leaves in `changes.txt` how many there were.
+        unit: of work, from 1, before which it dies.
+        then: what it does.
+        environment: what a launcher of several processes would set.
+        shard: passages a shard.
     """
     place.folder.mkdir(parents=True, exist_ok=True)
     todo = place.commands() if commands is None else commands
@@ -178,9 +198,10 @@ def began(
         log = os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream in (1, 2):
             os.dup2(log, stream)
-        os.environ[CACHE] = str(place.cache)
+        os.environ |= {CACHE: str(place.cache), **(environment or {})}
+        encode.SHARD = shard
         _tell_units(place, unit)
-        changes = _Changes(place.folder, at)
+        changes = _Changes(place.folder, at, then)
         sys.addaudithook(changes.see)
         for command in todo:
             code = cli.main(command)
@@ -215,26 +236,30 @@ def killed(child: int, seconds: float) -> int:
 
 
 class _Changes:
-    """Counts what a process changes below a folder, and kills it before a chosen one."""
+    """Counts what a process changes below a folder, and does something from a chosen change on."""
 
-    def __init__(self, folder: Path, at: int):
-        self._inside, self._at = f"{folder}/", at
+    def __init__(self, folder: Path, at: int, then: Callable[[], None]):
+        self._inside, self._at, self._then = f"{folder}/", at, then
+        self._acting = False
         self.seen = 0
 
     def see(self, event: str, given: tuple[Any, ...]) -> None:
         """An audit hook of Python's."""
-        if event not in CHANGES or not str(given[0]).startswith(self._inside):
+        if self._acting or event not in CHANGES or not str(given[0]).startswith(self._inside):
             return
         if event == "open" and not (given[2] or 0) & WRITING:
             return
         self.seen += 1
-        if self.seen == self._at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self._at and self.seen >= self._at:
+            self._acting = True  # what it does may be changes too
+            try:
+                self._then()
+            finally:
+                self._acting = False
 
 
 def _tell_units(place: Place, last: int) -> None:
-    """Has the process note every shard, batch and step that it begins; shards are small."""
-    encode.SHARD = SHARD
+    """Has the process note every shard, batch and step that it begins."""
     left = last
     units = os.open(place.units, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -245,7 +270,7 @@ def _tell_units(place: Place, last: int) -> None:
             nonlocal left
             left -= 1
             if not left:
-                os.kill(os.getpid(), signal.SIGKILL)
+                die()
             os.write(units, f"{place.system} {unit(*given)}\n".encode())
             return work(*given, **named)
 

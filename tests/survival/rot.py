@@ -49,8 +49,9 @@ KINDS: dict[str, str] = {
 """Kind -> its files below the folder of a harness."""
 STATES = {"whole": 0, "trained": 5, "encoded": 8, "answered": 12}
 """Folder -> before which unit of its work the pipeline there was killed; 0: it was not."""
-TORN = "answers so far"
-"""A kind whose last line a kill may have torn, so that `--deep` has nothing to say of it."""
+UNNAMED = ("answers so far", "submission")
+"""Kinds of which `--deep` may have nothing to say: a last line may be torn by a kill, and what the
+manifest of a submission claims is computed again by `submit check`."""
 
 
 class Wrong(Exception):
@@ -120,7 +121,7 @@ class Harness:
             "submission": self._refuses_submission,
             "results": self._refuses_table,
         }.get(kind, self._refuses_run)(path, where)
-        if refused and not broken and kind != TORN:
+        if refused and not broken and kind not in UNNAMED:
             raise Wrong(f"{where}: refused, and doctor --deep does not name it")
         return "refused" if refused else "named, harmless" if broken else "harmless"
 
