@@ -222,6 +222,10 @@ TRAIN = ("train", "--system", "no-passages")
     [
         (OSError(errno.ENOSPC, "x", "/cache/f"), "the disk is full (/cache/f); make room"),
         (RuntimeError("I/O: No space left on device (os error 28)"), "the disk is full"),
+        (OSError("4096 requested and 16 written"), "the disk is full"),
+        (Exception("I/O error: File too large (os error 27)"), "a file grew beyond what this disk"),
+        (Exception("I/O error: Permission denied (os error 13)"), "no permission"),
+        (MemoryError(), "memory ran out; end what else needs it"),
         (PermissionError(errno.EACCES, "x", "/cache/f"), "no permission (/cache/f)"),
         (OSError(errno.EROFS, "x", "/cache/f"), "the file system is read-only (/cache/f); point"),
         (FileNotFoundError(errno.ENOENT, "x", "/cache/f"), "no such file (/cache/f)"),

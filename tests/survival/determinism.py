@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
-from survival.pipeline import SHARD, Place, began, ended, outcome
+from survival.pipeline import SHARD, Place, began, ended
+from survival.remains import outcome
 
 from uniconv_bench.runs import read_answers, read_run
 

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from survival.kill import AT_MOST
-from survival.pipeline import Place, began, ended, outcome, repeated, unsound
+from survival.pipeline import Place, began, ended
+from survival.remains import outcome, repeated, unsound
 
 SMALL = 120, 420
 """kB of a disk that some stage fills, and some even leave room on."""

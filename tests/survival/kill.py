@@ -19,16 +19,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from survival.pipeline import (
-    CHECKPOINT_STEPS,
-    Place,
-    began,
-    ended,
-    killed,
-    outcome,
-    repeated,
-    unsound,
-)
+from survival.pipeline import CHECKPOINT_STEPS, Place, began, ended, killed
+from survival.remains import outcome, repeated, unsound
 
 SIGKILLED = -9
 AT_MOST = {"shard": 1, "batch": 1, "step": CHECKPOINT_STEPS}

@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 os.environ["NUMBA_THREADING_LAYER"] = "workqueue"
 
 from uniconv_bench import cli, decode, encode, estimate, evaluation, metrics, tables  # noqa: E402
-from uniconv_bench.errors import UserError  # noqa: E402
-from uniconv_bench.files import CACHE, digest_of, digest_of_file  # noqa: E402
-from uniconv_bench.records import read_record, read_records, record_path  # noqa: E402
-from uniconv_bench.turnscores import read_scores  # noqa: E402
+from uniconv_bench.files import CACHE, digest_of  # noqa: E402
 from uniconv_bench.uniconv import adapter, loop, parts, training  # noqa: E402
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -34,8 +30,6 @@ IMPORTED = (adapter, estimate, evaluation, metrics, parts, tables, training)
 """What every life would import first."""
 CRASHED = 70
 """Exit code of a traceback; no command line ends so."""
-UNLIKE = {"cost.json", "manifest.json", "record.json", "training.json", "log.jsonl"}
-"""Files of artefacts that hold times."""
 CHECKPOINT_STEPS = 2
 TASK = """
 name = "few"
@@ -283,58 +277,3 @@ def _tell_units(place: Place, last: int) -> None:
 
 def _named(answers: Sequence[Any]) -> str:
     return digest_of([answer.prompt.ids for answer in answers])[:12]
-
-
-def repeated(place: Place) -> dict[str, int]:
-    """Kind of unit -> how many were begun again."""
-    began = Counter(place.units.read_text().splitlines())
-    again: Counter[str] = Counter()
-    for unit, times in began.items():
-        again[unit.split()[1]] += times - 1
-    return dict(again)
-
-
-def outcome(place: Place) -> dict[str, str]:
-    """Everything that has to be equal, whatever happened on the way: name -> digest.
-
-    Not what a stage cost, and not when.
-    """
-    found = {}
-    for path in sorted(place.cache.glob("*/*/**/*")):
-        name = path.relative_to(place.cache).as_posix()
-        if path.is_file() and path.name not in UNLIKE:
-            found[name] = digest_of_file(path)
-    for record in read_records(place.results):
-        said = record.model_dump(mode="json", include={"scores", "counts", "digests"})
-        found[f"record of {record.system.name}"] = digest_of(said)
-        for name, values in read_scores(record, record_path(place.results, record)).items():
-            found[f"{name} by turn of {record.system.name}"] = digest_of(values)
-    return found
-
-
-def unsound(place: Place) -> list[str]:
-    """What looks whole and is not: artefacts by their manifests, and result records."""
-    wrong = []
-    for manifest in place.cache.glob("*/*/manifest.json"):
-        folder = manifest.parent
-        if folder.name.endswith(".partial"):
-            continue
-        files = json.loads(manifest.read_text())["files"]
-        there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-        if there != {*files, manifest.name}:
-            wrong.append(f"{folder} does not hold what its manifest names")
-        wrong += [
-            f"{folder / name} is not what was written"
-            for name in {*files} & there
-            if digest_of_file(folder / name) != files[name]["sha256"]
-        ]
-    whole = [p.parent for p in place.cache.glob("*/*/manifest.json")]
-    for folder in place.cache.glob("*/*-*"):
-        if folder.is_dir() and not folder.name.endswith(".partial") and folder not in whole:
-            wrong.append(f"{folder} has no manifest")
-    for path in place.results.rglob("*.json"):
-        try:
-            read_record(path)
-        except UserError as error:
-            wrong.append(str(error))
-    return wrong

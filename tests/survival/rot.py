@@ -20,7 +20,8 @@ from collections import Counter
 from pathlib import Path
 
 from bundling import CARD, TASKS, files
-from survival.pipeline import REPOSITORY, Place, began, ended, outcome
+from survival.pipeline import REPOSITORY, Place, began, ended
+from survival.remains import outcome
 
 from uniconv_bench.bundles import check
 from uniconv_bench.deep import read_all

@@ -13,7 +13,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from survival.pipeline import Place, began, ended, outcome, repeated, unsound
+from survival.pipeline import Place, began, ended
+from survival.remains import outcome, repeated, unsound
 
 SEEDS = {"tiny": 13, "other": 14, "third": 15}
 
