@@ -20,6 +20,7 @@ from uniconv_bench import cli, estimate, evaluate
 from uniconv_bench.cards import PROFILES
 from uniconv_bench.commands import shared
 from uniconv_bench.errors import UserError
+from uniconv_bench.files import cache_dir
 from uniconv_bench.records import record_path, write_record
 
 ROOT = Path(__file__).parent.parent
@@ -229,6 +230,7 @@ TRAIN = ("train", "--system", "no-passages")
         (PermissionError(errno.EACCES, "x", "/cache/f"), "no permission (/cache/f)"),
         (OSError(errno.EROFS, "x", "/cache/f"), "the file system is read-only (/cache/f); point"),
         (FileNotFoundError(errno.ENOENT, "x", "/cache/f"), "no such file (/cache/f)"),
+        (FileNotFoundError(errno.ENOENT, "x", str(cache_dir() / "a" / "f")), "run it again"),
         (OSError("can't find it\nlong advice"), "can't find it"),
         (ModuleNotFoundError("x", name="faiss"), "'faiss' is not installed; pip install"),
         (ModuleNotFoundError("x", name="faiss"), "uniconv-bench[cpu]"),

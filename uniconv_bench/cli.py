@@ -59,6 +59,7 @@ MENDS = {
     errno.EFBIG: "raise the limit (or point UNICONV_BENCH_CACHE to another disk) and run it again",
     errno.EROFS: "point UNICONV_BENCH_CACHE and --results to folders that can be written",
 }
+GONE = "something has removed it from the cache: run it again"
 OPTION_WORDS = {
     "Value error, ": "",
     "Input should be a valid integer, unable to parse string as an integer": "not a whole number",
@@ -222,7 +223,8 @@ def explain(error: BaseException) -> str | None:
         if (cache := _cache_fault(error)) is not None:
             return cache
         what = FAULTS.get(error.errno or 0) or error.strerror or str(error).split("\n")[0]
-        return str(UserError(what, where=error.filename, mend=MENDS.get(error.errno or 0)))
+        mend = GONE if _vanished(error) else MENDS.get(error.errno or 0)
+        return str(UserError(what, where=error.filename, mend=mend))
     if isinstance(error, RuntimeError) and "home directory" in str(error):  # of a path with `~`
         return f"there is no home folder for ~; set HOME, or name whole paths and {CACHE}"
     if isinstance(error, ModuleNotFoundError) and error.name:
@@ -241,6 +243,12 @@ def _wrong_option(line: str) -> str:
     known = re.findall(r"'([^']+)'", choice[2]) if choice else []
     near = difflib.get_close_matches(choice[1].lower(), known, n=1, cutoff=0.5) if choice else []
     return f"{line} Did you mean {near[0]!r}?" if near else line
+
+
+def _vanished(error: OSError) -> bool:
+    """Whether a file of the cache is gone that a command had found or made there."""
+    where = error.filename if isinstance(error.filename, str) else ""
+    return error.errno == errno.ENOENT and cache_dir() in Path(where).parents
 
 
 def _cache_fault(error: OSError) -> str | None:

@@ -68,14 +68,18 @@ def encode_rows(
     import numpy as np
 
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
-    fitting = Fitting(lambda piece: embed([rows[i] for i in piece]))
+
+    def embedded(piece: Sequence[int]) -> Any:
+        return embed([rows[i] for i in piece])
+
+    fitting = Fitting(embedded)
     parts = []
     start = 0
     while start < len(order):
         longest = len(rows[order[start]])
         batch = order[start : start + max(1, batch_tokens // longest)]
-        for piece, embedded in fitting.on(batch):
-            parts.append(embedded)
+        for piece, vectors in fitting.on(batch):
+            parts.append(vectors)
             advance(len(piece))
         start += len(batch)
     stacked = np.concatenate(parts).astype(np.float32)
