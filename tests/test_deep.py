@@ -11,6 +11,7 @@ import pytest
 
 from uniconv_bench import artefacts, files
 from uniconv_bench.artefacts import folder_of, missing_artefact, open_artefact, seal
+from uniconv_bench.cli import main
 from uniconv_bench.deep import read_all
 from uniconv_bench.inventory import holdings
 
@@ -97,3 +98,15 @@ def test_a_cache_that_is_only_read_is_listed(
     monkeypatch.setattr(Path, "open", refused)
     assert [(one.folder, one.state) for one in holdings()] == [(folder, "whole")]
     assert artefacts.open_artefact(folder) == {"a": "one"}
+
+
+def test_doctor_fails_over_a_broken_file_if_it_reads_deep(
+    private_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("uniconv_bench.doctor.examine", lambda progress: [])
+    path = made("one") / "file"
+    path.write_text("wrong")
+    nowhere = str(private_cache / "nowhere")
+    assert main(["doctor"]) == 0
+    assert main(["doctor", "--deep", "--json", "--results", nowhere, "--submissions", nowhere]) == 1
+    assert str(path) in capsys.readouterr().out

@@ -203,6 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             typer.echo(f"error: {line}", err=True)
             return 2
     if code == 130:
+        stopping.heard()
         note(STOPPED)
     return code or 0
 

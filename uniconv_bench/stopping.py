@@ -9,17 +9,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 
-GRACE = 1.0
-"""Seconds that the main thread has to end in order."""
+GRACE = 0.8
+"""Seconds that the main thread has to hear of it, and then once more to end in order."""
+_heard = threading.Event()
 
 
 def end_soon(last: str, code: int) -> None:
-    """Has Ctrl-C end this process after `GRACE` at the latest; called from the main thread.
+    """Has Ctrl-C end this process, whatever its main thread, which calls this, is at then.
 
     Args:
-        last: what it prints if it did not end in order.
-        code: its exit code then.
+        last: what it prints if nobody else has.
+        code: its exit code.
     """
     wake, told = os.pipe()
     os.set_blocking(told, False)
@@ -28,11 +30,18 @@ def end_soon(last: str, code: int) -> None:
     def watch() -> None:
         while os.read(wake, 1)[0] != signal.SIGINT:
             pass
-        threading.Event().wait(GRACE)
-        os.write(2, f"{last}\n".encode())
+        if _heard.wait(GRACE):
+            time.sleep(GRACE)
+        else:
+            os.write(2, f"{last}\n".encode())
         os._exit(code)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def heard() -> None:
+    """The main thread says the rest."""
+    _heard.set()
 
 
 def go_on() -> None:
