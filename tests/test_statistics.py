@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -179,6 +180,27 @@ def test_systems_that_are_not_told_apart_share_a_rank() -> None:
     near = {turn: v + float(random_.normal(0, 0.05)) for turn, v in best.items()}
     last = {turn: v - 0.5 for turn, v in best.items()}
     assert ranks({"last": last, "near": near, "best": best}) == {"last": 3, "near": 1, "best": 1}
+
+
+def test_ranks_are_those_of_every_pair_tested_alone() -> None:
+    draw = np.random.default_rng(5)
+    turns = [f"c{i}_{n}" for i in range(24) for n in range(1 + i % 3)]
+    level = draw.normal(0, 0.3, len(turns))
+    systems = {
+        f"s{k}": dict(zip(turns, np.clip(0.5 + k / 40 + level + noise, 0, 1).tolist(), strict=True))
+        for k, noise in enumerate(draw.normal(0, 0.1, (7, len(turns))))
+    }
+    pairs = itertools.combinations(systems, 2)
+    told = holm({(a, b): p_value(systems[a], systems[b]) for a, b in pairs})
+    better = {name: 0 for name in systems}
+    for (one, other), p in told.items():
+        if p < 0.05:
+            lower = min(one, other, key=lambda name: sum(systems[name].values()))
+            better[lower] += 1
+    assert ranks(systems) == {name: 1 + count for name, count in better.items()}
+    assert len(set(better.values())) > 2
+    with pytest.raises(ValueError, match="same turns"):
+        ranks({"a": {"a_1": 0.0}, "b": {"b_1": 0.0}})
 
 
 def test_seeds_are_averaged_by_turn_and_their_spread_told_apart() -> None:

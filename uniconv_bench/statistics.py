@@ -258,7 +258,7 @@ def paired(
 
 
 def p_value(one: Mapping[str, float], other: Mapping[str, float]) -> float:
-    """The p of `paired` alone, for tables of many pairs."""
+    """The p of `paired` alone."""
     return _p_of([_Clusters.of(_minus(one, other))], 0.0)
 
 
@@ -287,12 +287,17 @@ def _p_of(clusters: Sequence[_Clusters], null: float) -> float:
 
     All of them where they are no more than would be drawn, else (b + 1) / (m + 1) of m drawn.
     """
-    shares = [(c.totals - null * c.sizes) / c.sizes.sum() for c in clusters]
-    values = np.concatenate(shares)
+    values = np.concatenate([(c.totals - null * c.sizes) / c.sizes.sum() for c in clusters])
+    signs, _ = _signs(len(values))
+    return _share_as_far(values, signs @ values)
+
+
+def _share_as_far(values: Floats, flipped: Floats) -> float:
+    """Of the sums of `values` under `_signs`, in that order, those as far from 0 as unflipped."""
     signs, drawn = _signs(len(values))
     # Equal sums, added up in another order, differ in their last digits.
     far = abs(math.fsum(values)) - 1e-12 * float(np.abs(values).sum())
-    reached = int(np.count_nonzero(np.abs(signs @ values) >= far))
+    reached = int(np.count_nonzero(np.abs(flipped) >= far))
     return (reached + 1) / (len(signs) + 1) if drawn else reached / len(signs)
 
 
@@ -320,17 +325,34 @@ def ranks(systems: Mapping[Name, Mapping[str, float]]) -> dict[Name, int]:
     """One more than the number of systems that are better, told apart by `p_value` after Holm.
 
     So systems that cannot be told apart share a rank.
+
+    Raises:
+        ValueError: no turn, or not the same turns.
     """
-    p_values: dict[tuple[Any, Any], float] = {
-        (one, other): p_value(systems[one], systems[other])
-        for one, other in itertools.combinations(systems, 2)
-    }
     mean = {name: math.fsum(values.values()) for name, values in systems.items()}
     better = {name: 0 for name in systems}
-    for (one, other), p in holm(p_values).items():
+    for (one, other), p in holm(_p_of_pairs(systems)).items():
         if p < LEVEL:
             better[one if mean[one] < mean[other] else other] += 1
     return {name: 1 + count for name, count in better.items()}
+
+
+def _p_of_pairs(
+    systems: Mapping[Name, Mapping[str, float]],
+) -> dict[tuple[Any, Any], float]:
+    """`p_value` of every pair: a difference of flipped sums is the flipped sum of a difference."""
+    every = list(systems.values())
+    if any(not values or values.keys() != every[0].keys() for values in every):
+        raise ValueError("differences are of the same turns, one at least")
+    shares, flipped = {}, {}
+    for name, values in systems.items():
+        clusters = _Clusters.of(values)
+        shares[name] = clusters.totals / clusters.sizes.sum()
+        flipped[name] = _signs(len(clusters))[0] @ shares[name]
+    return {
+        (one, other): _share_as_far(shares[one] - shares[other], flipped[one] - flipped[other])
+        for one, other in itertools.combinations(systems, 2)
+    }
 
 
 def pooled(runs: Sequence[Mapping[str, float]]) -> PerTurn:
