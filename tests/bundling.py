@@ -5,13 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from uniconv_bench.cards import TaskCard
+from uniconv_bench.cards import SubmissionCard, TaskCard, parse_card
 from uniconv_bench.conversation import Passage, Turn
-from uniconv_bench.files import digest_of, digest_of_file
+from uniconv_bench.errors import UserError
+from uniconv_bench.files import digest_of, digest_of_file, read_toml
+from uniconv_bench.irmetadata import ir_metadata
 from uniconv_bench.rescoring import Tasks
 from uniconv_bench.runs import write_answers, write_run
 from uniconv_bench.system import Answer
@@ -112,15 +115,32 @@ def files(folder: Path, *, hits: int = 12) -> dict[str, Path]:
     return {"run": folder / "run.trec", "answers": folder / "answers.jsonl"}
 
 
-def reseal(bundle: Path, change: Callable[[dict[str, Any]], None] | None = None) -> None:
-    """A cheat who knows the format mends every sha256 after editing a file."""
-    manifest = json.loads((bundle / "manifest.json").read_text())
+def reseal(
+    bundle: Path,
+    change: Callable[[dict[str, Any]], None] = lambda manifest: None,
+    *,
+    described: bool = True,
+) -> None:
+    """A cheat who knows the format mends metadata and every sha256 after editing a file."""
+    text = (bundle / "manifest.json").read_text()
+    if described:
+        changed = json.loads(text)
+        change(changed)
+        describe(bundle, changed)
+    manifest = json.loads(text)
     manifest["files"] = {
         p.name: digest_of_file(p) for p in bundle.iterdir() if p.name != "manifest.json"
     }
-    if change:
-        change(manifest)
+    change(manifest)
     (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def describe(bundle: Path, manifest: dict[str, Any]) -> None:
+    """Makes the metadata of the toy task anew, where card and manifest still allow it."""
+    with suppress(UserError, OSError, KeyError, TypeError, AttributeError, RecursionError):
+        card = parse_card(SubmissionCard, read_toml(bundle / "card.toml"), bundle)
+        text = ir_metadata(card, "toy", TASK.digest, manifest["tasks"]["toy"]["scores"])
+        (bundle / "toy.ir-metadata.yml").write_text(text, encoding="utf-8")
 
 
 def edit(path: Path, change: Callable[[str], str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from bundling import TASKS, FakeCorpus, edit, reseal
 
 from uniconv_bench import bundles, submission_cards
-from uniconv_bench.bundles import LONGEST_LINE, check
+from uniconv_bench.examination import LONGEST_LINE, check
 from uniconv_bench.files import digest_of_file
 from uniconv_bench.runs import read_objects, write_objects
 
@@ -305,6 +305,11 @@ def test_a_nan_claim_is_refused(bundle: Path) -> None:
         ("7000000000", "[" * 5000, "not valid TOML: nested too deep"),
         ("7000000000", "1\na" + ".a" * 5000 + " = 1", "nested too deep"),
         ("A good one", "\\ud800", "not valid TOML"),
+        ("parameters = 7000000000", 'command = "a | b"', "field command: '|' is markup"),
+        ("parameters = 7000000000", 'paper = "javascript:alert(1)"', "card field paper"),
+        ("parameters = 7000000000", 'commit = "HEAD"', "malformed card: field commit"),
+        ("parameters = 7000000000", 'platform.gpu = "<b>"', "field platform: '<' is markup"),
+        ("parameters = 7000000000", 'platform.libraries = [" "]', "field platform: empty"),
     ],
 )
 def test_text_fields_hold_text(bundle: Path, old: str, new: str, message: str) -> None:

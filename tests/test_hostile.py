@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from bundling import TASKS, edit, load, reseal
 
-from uniconv_bench import bundles
-from uniconv_bench.bundles import LONGEST_LINE, check, examine
+from uniconv_bench import bundles, examination
+from uniconv_bench.examination import LONGEST_LINE, check, examine
 from uniconv_bench.rendering import csv_cell, escape_latex, escape_markdown
 from uniconv_bench.rescoring import Tasks
 
@@ -247,7 +247,7 @@ def test_it_is_caught_in_a_clear_line(
     around = sorted(bundle.parent.rglob("*"))
     problems = check(bundle, OURS)
     assert any(expected in problem for problem in problems), problems
-    assert len(problems) <= bundles.MOST_PROBLEMS + 1
+    assert len(problems) <= examination.MOST_PROBLEMS + 1
     assert all(p.isprintable() and len(p) <= LONGEST_LINE + 1 for p in problems)
     assert sorted(bundle.parent.rglob("*")) == around
 
@@ -260,14 +260,14 @@ def test_references_given_as_answers_are_flagged_not_refused(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert examine(bundle, TASKS).flags == []  # references of four words may be met by chance
-    monkeypatch.setattr(bundles, "WORDS", 4)
+    monkeypatch.setattr(examination, "WORDS", 4)
     found = examine(bundle, TASKS)
     assert found.problems == []
     assert found.flags == [
         "toy: 4 of 12 answers are references of 4 words or more, word for word, "
         "first of turn 'c0_1'"
     ]
-    monkeypatch.setattr(bundles, "COPIED", 0.5)
+    monkeypatch.setattr(examination, "COPIED", 0.5)
     assert examine(bundle, TASKS).flags == []
 
 

@@ -60,8 +60,8 @@ LAYERS = (
     {"planning"},
     {"assembly"},
     {"dialogue", "evaluate", "evaluation", "export", "recording", "reasons", "report"},
-    {"ranking", "rescoring", "submission_cards", "bundles", "submission", "boardpage"}
-    | {"leaderboard", "readingroom", "site"},
+    {"ranking", "rescoring", "submission_cards", "irmetadata", "bundles", "examination"}
+    | {"submission", "boardpage", "dotplot", "leaderboard", "readingroom", "site", "verification"},
     {"experiments", "estimate"},
     {"cardview", "deep", "display", "doctor", "evidenceview", "screen", "serving"},
     {"commands"},

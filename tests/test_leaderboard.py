@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from test_records import make_record, make_score
 
 from uniconv_bench import definitions
 from uniconv_bench.errors import UserError
+from uniconv_bench.examination import examine
 from uniconv_bench.leaderboard import build
 from uniconv_bench.metrics import metric_score
 from uniconv_bench.records import ResultRecord, Score, record_path, write_record
-from uniconv_bench.rescoring import rescore
+from uniconv_bench.rescoring import Tasks, rescore
 from uniconv_bench.submission import pack
 
 
@@ -148,6 +150,46 @@ def test_a_metric_that_cannot_be_computed_here_stops_a_rescoring(
         rescore(Inscit(), made["run"], made["answers"])
     scores, problems = rescore(Inscit(), made["run"], None)
     assert list(scores) == ["mrr"] and not problems
+
+
+def test_a_page_is_made_without_the_package_of_one_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its scores of ours stay as recorded, a submission's are left out; neither is ever 0."""
+
+    class Inscit(FakeTask):
+        card = TASK.card.model_copy(update={"metrics": ("mrr", "f1", "f1_inscit")})
+
+    tasks = Tasks(("toy",), lambda name, profile: Inscit(), ["Own"])
+    monkeypatch.setitem(
+        definitions.GENERATION,
+        "f1_inscit",
+        replace(definitions.GENERATION["f1_inscit"], value=lambda answer, references: 0.25),
+    )
+    monkeypatch.setattr(definitions, "find_spec", lambda name: name)
+    root = tmp_path / "root"
+    (tmp_path / "card.toml").write_text(CARD)
+    given = {"toy": files(tmp_path / "theirs", hits=6)}
+    bundle = pack(tmp_path / "card.toml", given, root / "leaderboards" / "submissions", tasks)
+    record, made = own_record(tmp_path / "in", f1_inscit=make_score("f1_inscit", 0.3, 0.1))
+    record = record.model_copy(
+        update={"scores": tuple(s for s in record.scores if s.metric != "ndcg@3")}
+    )
+    write_record(record, record_path(root / "results", record))
+    monkeypatch.setattr(definitions, "find_spec", lambda name: None)
+    built = build(root, tasks, lambda record: made)
+    (reason,) = built.lacking
+    assert "needs spacy" in reason and "pip install 'uniconv-bench[inscit]'" in reason
+    assert built.recorded == 0 and not built.refused
+    page = built.pages[0].read_text()
+    header, _, *table = rows(page, "Generation")
+    cells = {row[1]: dict(zip(header, row, strict=True)) for row in table}
+    assert cells["Own"]["Source"] == "ours" and cells["Own"]["F1"] != "-"
+    assert cells["Own"]["F1 (INSCIT)"] == "30.0† [20.0, 40.0]"
+    assert cells["A good one"]["F1 (INSCIT)"] == "-"
+    assert cells["A good one"]["F1"].startswith("33.3")
+    assert page.count("†: as recorded") == 1
+    assert examine(bundle, tasks).problems == [] and examine(bundle, tasks).lacking
 
 
 def test_our_own_scores_are_rescored_where_the_files_are(tmp_path: Path) -> None:

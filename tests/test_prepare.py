@@ -18,7 +18,7 @@ from reading import prepared, unsized
 from uniconv_bench import cli
 from uniconv_bench.artefacts import MANIFEST
 from uniconv_bench.cards import Mini, Profile, Size, SplitSize, TaskCard
-from uniconv_bench.commands.board import _tasks
+from uniconv_bench.commands.board import tasks
 from uniconv_bench.conversation import Conversation, Passage, Turn, Utterance
 from uniconv_bench.errors import UserError
 from uniconv_bench.prepare import is_prepared, prepare
@@ -496,7 +496,7 @@ def test_prepare_takes_a_part_and_every_word_of_it_says_so(
     assert cli.main((*given, "--allow-part")) == 0
     assert "part of the dataset: 3 of 54,573,064 passages" in capsys.readouterr().out
     with pytest.raises(UserError, match="only a part of the dataset.*takes whole datasets"):
-        _tasks().load("qrecc", "full")
+        tasks().load("qrecc", "full")
 
 
 def test_what_is_not_published_is_unchecked() -> None:

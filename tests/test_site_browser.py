@@ -100,6 +100,8 @@ def test_filters_hide_rows_of_every_table(page: Any, address: str) -> None:
     ]:
         page.select_option(f"select[name={name}]", value)
         assert sorted(systems(page)) == left, name
+        dots = page.locator(".plot").first.locator("li:visible")
+        assert dots.count() == len(set(left) - {"Silent"}), name
         assert (
             page.locator("output").inner_text()
             == f"{3 * len(left) - ('Silent' in left)} of 11 rows"

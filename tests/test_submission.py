@@ -1,16 +1,27 @@
-"""Packing: a bundle is sound, equal input gives equal bytes, `check` decides."""
+"""Packing: a bundle is sound, equal input gives equal bytes, `check` decides; the example."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from bundling import CARD, TASK, TASKS, files
 
-from uniconv_bench.bundles import check
+from uniconv_bench import cli
+from uniconv_bench.cards import Platform, SubmissionCard
 from uniconv_bench.errors import UserError
+from uniconv_bench.examination import check
+from uniconv_bench.rescoring import Tasks
 from uniconv_bench.submission import pack
+from uniconv_bench.submission_cards import check_card
+
+OUTSIDER = Path(__file__).parent / "data" / "outsider"
+EXAMPLE = Path(__file__).parent.parent / "leaderboards" / "submissions" / "example-tfidf"
 
 
 def test_a_packed_bundle_is_sound_and_claims_what_its_files_give(packed: Path) -> None:
@@ -18,6 +29,7 @@ def test_a_packed_bundle_is_sound_and_claims_what_its_files_give(packed: Path) -
         "card.toml",
         "manifest.json",
         "toy.answers.jsonl.gz",
+        "toy.ir-metadata.yml",
         "toy.run.gz",
         "toy.scores.jsonl.gz",
     ]
@@ -85,3 +97,35 @@ def test_packing_refuses_what_check_would_and_leaves_nothing(tmp_path: Path) -> 
         with pytest.raises(UserError, match=message):
             pack(card, given_files, tmp_path / "out", TASKS)
         assert not (tmp_path / "out").exists()
+
+
+def test_the_card_to_fill_in_is_one_with_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["submit", "card"]) == 0
+    shown = tomllib.loads(capsys.readouterr().out)
+    card = SubmissionCard.model_validate_json(json.dumps(shown))
+    assert card.model_dump(mode="json", exclude_unset=True) == shown
+    assert shown.keys() == SubmissionCard.model_fields.keys()
+    assert card.platform is not None and shown["platform"].keys() == Platform.model_fields.keys()
+    assert [*check_card(card, card.name, Tasks(["qrecc"], TASKS.load))] == []
+
+
+@pytest.mark.slow
+def test_the_example_is_what_its_script_makes(
+    tmp_path: Path, private_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the files that `export` hands out to the committed bundle, byte by byte."""
+    shutil.copytree(OUTSIDER, tmp_path / "lab")
+    example = EXAMPLE / "card.toml"
+    assert (OUTSIDER / "card.toml").read_bytes() == example.read_bytes()
+    pack_command = ["submit", "pack", str(tmp_path / "lab" / "card.toml")]
+    for task in tomllib.loads(example.read_text())["tasks"]:
+        folder = tmp_path / task
+        assert cli.main(["export", "--task", task, "--out", str(folder)]) == 0
+        subprocess.run(
+            [sys.executable, str(tmp_path / "lab" / "make_files.py"), str(folder)], check=True
+        )
+        pack_command += ["--run", f"{task}={folder}/my.trec"]
+        pack_command += ["--answers", f"{task}={folder}/my.jsonl"]
+    assert cli.main([*pack_command, "--output", str(tmp_path)]) == 0, capsys.readouterr().err
+    for path in EXAMPLE.iterdir():
+        assert (tmp_path / EXAMPLE.name / path.name).read_bytes() == path.read_bytes(), path.name

@@ -174,12 +174,14 @@ class Setup:
     def find_adapter(self, name: str) -> Path | None:
         """The cached or shipped adapter that fits the card, verified; None if there is none.
 
-        What another card trains under another name fits as well.
+        What another card trains under another name fits as well. Shipped are those of the packages
+        of systems, and those in `adapters/` beside the card.
         """
         wanted = self.identity(name)
         cached = folder_of("adapters", name, wanted)
         alike = sorted(cached.parent.glob(folder_of("adapters", "*", wanted).name))
-        shipped = [f for root in adapter_folders() for f in sorted(root.glob("*")) if f.is_dir()]
+        roots = dict.fromkeys([*adapter_folders(), self.path.parent / "adapters"])
+        shipped = [f for root in roots for f in sorted(root.glob("*")) if f.is_dir()]
         for folder in (cached, *alike, *shipped):
             # One that is just being trained is waited for where it is needed, not here.
             if folder.exists() and open_artefact(folder) == wanted:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from uniconv_bench.bundles import Examination
 from uniconv_bench.cards import Profile, SubmissionCard
+from uniconv_bench.examination import Examination
 from uniconv_bench.metrics import metric_score
 from uniconv_bench.ranking import Entry, Ranking, Row
 from uniconv_bench.rendering import (
@@ -21,6 +21,8 @@ MADE_UP = (
     "The sample data was written by this project: no figure here is comparable with a published "
     "one."
 )
+MARK = "†"
+RECORDED = f"{MARK}: as recorded; what computes it was not installed here."
 BY_INTERVALS = "For lack of some row's scores by turn, ranks here go by intervals alone."
 
 
@@ -80,7 +82,7 @@ def source_of(row: Row) -> str:
     said: list[str] = [row.entry.source]
     if row.entry.bound:
         said.append("upper bound")
-    if row.recorded:
+    if row.all_recorded:
         said.append("as recorded")
     if row.entry.flags:
         said.append("flagged")
@@ -99,13 +101,16 @@ def _table(ranking: Ranking) -> Iterator[str]:
         title = escape_markdown(row.entry.title)
         cells = [_cell(row, ranking.task, metric) for metric in ranking.labels]
         yield f"| {' | '.join([rank, title, source_of(row), *cells, size])} |"
+    if any(row.marked for row in ranking.rows):
+        yield from ("", RECORDED)
     if not ranking.by_test:
         yield from ("", BY_INTERVALS)
 
 
 def _cell(row: Row, task: str, metric: str) -> str:
     if (score := row.scores.get(metric)) is not None:
-        return f"{percent(score.mean)} {interval(score)}"
+        mark = MARK if metric in row.marked else ""
+        return f"{percent(score.mean)}{mark} {interval(score)}"
     printed = row.entry.reported.get(task, {}).get(metric)
     return GAP if printed is None else f"*{percent(printed)}*"
 
@@ -116,10 +121,9 @@ def _about(entry: Entry, card: SubmissionCard) -> str:
         size = f", {card.parameters:,} parameters" if card.parameters else ""
         facts.append(f"backbone {escape_markdown(card.backbone)}{size}")
     facts.append(f"trained on {escape_markdown(', '.join(card.trained_on)) or 'none of the tasks'}")
-    if card.code:
-        facts.append(f"[code]({card.code})")
-    if card.weights:
-        facts.append(f"[weights]({card.weights})")
+    for name, address in (("code", card.code), ("paper", card.paper), ("weights", card.weights)):
+        if address:
+            facts.append(f"[{name}]({address})")
     about = escape_markdown(card.description)
     flags = "".join(f" *Flagged: {escape_markdown(flag)}.*" for flag in entry.flags)
     return f"- **{escape_markdown(card.title)}** ({'; '.join(facts)}): {about}{flags}"

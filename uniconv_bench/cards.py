@@ -192,6 +192,24 @@ class TaskCard(Card):
         return self
 
 
+class Platform(Card):
+    """On what a submission was made, as far as its authors say."""
+
+    cpu: str | None = None
+    gpu: str | None = None
+    ram: str | None = None
+    system: str | None = None
+    """The operating system."""
+    libraries: tuple[str, ...] = ()
+    """Names with versions, as `torch==2.9.0`."""
+
+    @property
+    def said(self) -> list[str]:
+        """Every text of it."""
+        parts = (self.cpu, self.gpu, self.ram, self.system)
+        return [*(part for part in parts if part is not None), *self.libraries]
+
+
 class SubmissionCard(Card):
     """Who submits what to the leaderboard."""
 
@@ -202,6 +220,14 @@ class SubmissionCard(Card):
     date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$", examples=["2026-01-31"])
     description: str
     code: str | None = None
+    """A repository, a plain https address."""
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{7,64}$")] | None = None
+    """Of the code."""
+    command: str | None = None
+    """That made the runs."""
+    paper: str | None = None
+    """A plain https address."""
+    platform: Platform | None = None
     weights: str | None = None
     """Where anybody gets the weights, a plain https address; without one they are not open."""
     backbone: str | None = None

@@ -31,6 +31,7 @@ from uniconv_bench.commands import (
     results,
     stages,
     studies,
+    submit,
 )
 from uniconv_bench.commands.shared import first_process, note, several_processes
 from uniconv_bench.errors import UserError, lacks_memory
@@ -112,8 +113,13 @@ GROUPS: Mapping[str, tuple[str, Mapping[str, Callable[..., Any]]]] = {
         {"task": look.show_task, "system": look.show_system},
     ),
     "submit": (
-        "Pack and check a leaderboard submission.",
-        {"pack": board.submit_pack, "check": board.submit_check},
+        "Describe, pack, check and verify a leaderboard submission.",
+        {
+            "card": submit.submit_card,
+            "pack": submit.submit_pack,
+            "check": submit.submit_check,
+            "verify": submit.submit_verify,
+        },
     ),
     "cache": (
         "What the cache holds, and what of it may go.",

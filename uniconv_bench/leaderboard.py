@@ -1,6 +1,6 @@
 """The leaderboard: our own records and submissions, all rescored on the spot, as pages.
 
-Knows no task by name: `Tasks` hands them in. `bundles` holds what is done with one bundle,
+Knows no task by name: `Tasks` hands them in. `examination` holds what is done with one bundle,
 `ranking` how entries are ranked.
 """
 
@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from uniconv_bench.boardpage import page
-from uniconv_bench.bundles import TOLERANCE, Examination, examine, scored_files
+from uniconv_bench.bundles import scored_files
 from uniconv_bench.cards import Profile, Reported, SubmissionCard
+from uniconv_bench.definitions import computable
 from uniconv_bench.errors import UserError
+from uniconv_bench.examination import TOLERANCE, Examination, examine
 from uniconv_bench.files import atomic_write
 from uniconv_bench.metrics import metric_score
 from uniconv_bench.ranking import Entry, Ranking, rankings
@@ -52,7 +54,8 @@ class Built:
         refused: name of a bundle -> what is wrong with it, a line each.
         flagged: name of a bundle that is published -> what a maintainer should look at.
         skipped: plain files among the submissions, which are none.
-        recorded: rows of ours, a stage of a task each, that were not computed again.
+        recorded: rows of ours, a stage of a task each, whose file is not there to be scored again.
+        lacking: why a metric could not be computed here, each reason once.
     """
 
     boards: list[Board] = field(default_factory=list)
@@ -61,6 +64,7 @@ class Built:
     flagged: dict[str, list[str]] = field(default_factory=dict)
     skipped: list[Path] = field(default_factory=list)
     recorded: int = 0
+    lacking: set[str] = field(default_factory=set)
 
 
 def build(
@@ -126,9 +130,7 @@ def _own_entries(
     found = []
     for (profile, _), records in sorted(systems.items()):
         files = {record.task.name: outputs(record) for record in records}
-        unseen = {r.task.name: _verify(r, tasks, files[r.task.name]) for r in records}
-        for record in records:
-            built.recorded += len({s.stage for s in record.scores} & unseen[record.task.name])
+        unseen = {r.task.name: _verify(r, tasks, files[r.task.name], built) for r in records}
         found.append((profile, _own_entry(records, unseen, files, results, sizes)))
     return found
 
@@ -144,6 +146,7 @@ def _submitted(folder: Path, tasks: Tasks, built: Built) -> list[tuple[Submissio
             if seen.problems or seen.card is None:
                 built.refused[path.name] = seen.problems
                 continue
+            built.lacking.update(seen.lacking)
             if seen.flags:
                 built.flagged[path.name] = seen.flags
             found.append((seen.card, _submission(path, seen.card, seen)))
@@ -171,8 +174,10 @@ def _submission(folder: Path, card: SubmissionCard, seen: Examination) -> Entry:
     )
 
 
-def _verify(record: ResultRecord, tasks: Tasks, files: Mapping[str, Path]) -> frozenset[str]:
-    """The stages of a record that cannot be rescored here, as their file is not in the cache.
+def _verify(
+    record: ResultRecord, tasks: Tasks, files: Mapping[str, Path], built: Built
+) -> frozenset[str]:
+    """The metrics of a record that are not computed again here, for lack of a file or a package.
 
     Raises:
         UserError: it is limited, of other data, or not what its files give.
@@ -187,18 +192,22 @@ def _verify(record: ResultRecord, tasks: Tasks, files: Mapping[str, Path]) -> fr
         what = f"the record of {name} is of other data (digest {record.task.data_digest[:12]}, "
         raise UserError(f"{what}this version has {task.digest[:12]})", mend=again)
     run, answers = files.get("run"), files.get("answers")
-    scores, problems = rescore(task, run, answers, whole=False)
+    names = computable(task.card.metrics, built.lacking.add if answers else None)
+    scores, problems = rescore(task, run, answers, names=names, whole=False)
     if problems:
         raise UserError(f"the files of the record of {name} are broken: {problems[0]}", mend=again)
     lacking = {"retrieval": run is None, "generation": answers is None}
+    built.recorded += sum(lacking[stage] for stage in {score.stage for score in record.scores})
+    unknown = set(task.card.metrics) - set(names)
+    left = {s.metric for s in record.scores if lacking[s.stage] or s.metric in unknown}
     for score in record.scores:
-        if lacking[score.stage]:
+        if score.metric in left:
             continue
         values = scores.get(score.metric)
         if values is None or not _equal(score, metric_score(score.metric, values)):
             what = f"the record of {name}: {score.metric} is not what its run and answers give"
             raise UserError(what, mend=again)
-    return frozenset(stage for stage, absent in lacking.items() if absent)
+    return frozenset(left)
 
 
 def _equal(one: Score, other: Score) -> bool:

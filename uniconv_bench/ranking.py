@@ -33,7 +33,7 @@ class Entry:
         source: `published` figures were printed elsewhere, and are neither checked nor ranked.
         scores: task -> scores.
         bound: it is given the gold passages, so it has no rank.
-        recorded: task -> stages whose scores are as recorded, since their file is not here.
+        recorded: task -> metrics as recorded, since what they are computed from is not here.
         by_turn: task -> metric -> scores by turn, where they are at hand.
         files: task -> `run` and `answers` -> file, where they are at hand.
         reported: task -> metric -> fraction, of `published` figures.
@@ -75,13 +75,23 @@ class Row:
         entry: whose.
         rank: None: it has none, being a bound, published, or without a score here.
         scores: metric -> mean and interval.
-        recorded: they are as recorded, not computed again.
+        recorded: metrics that are as recorded, not computed again.
     """
 
     entry: Entry
     rank: int | None
     scores: Mapping[str, Shown]
-    recorded: bool
+    recorded: frozenset[str] = frozenset()
+
+    @property
+    def all_recorded(self) -> bool:
+        """Whether nothing in it was computed again."""
+        return bool(self.scores) and self.recorded >= self.scores.keys()
+
+    @property
+    def marked(self) -> frozenset[str]:
+        """The metrics that are as recorded while others in the row were computed again."""
+        return frozenset() if self.all_recorded else self.recorded
 
 
 @dataclass(frozen=True)
@@ -138,9 +148,16 @@ def _both(entries: Sequence[Entry], task: str, firsts: Sequence[str | None]) -> 
         task,
         "both",
         {BOTH: label} if rows else {},
-        tuple(Row(e, places.get(e.key), scores, bool(e.recorded.get(task))) for e, scores in order),
+        tuple(
+            Row(e, places.get(e.key), scores, frozenset({BOTH} if _of(e, task) & {*firsts} else ()))
+            for e, scores in order
+        ),
         True,
     )
+
+
+def _of(entry: Entry, task: str) -> frozenset[str]:
+    return entry.recorded.get(task, frozenset())
 
 
 def _means(entry: Entry, task: str, firsts: Sequence[str | None]) -> Iterator[tuple[str, float]]:
@@ -162,11 +179,10 @@ def _ranking(
     rivals = {e.key: (e, s[first]) for e, s in order if first in s and not e.bound}
     places, by_test = _places(rivals, task, first)
     placed = [
-        Row(e, places.get(e.key), scores, bool(scores) and kind in e.recorded.get(task, ()))
-        for e, scores in order
+        Row(e, places.get(e.key), scores, _of(e, task) & scores.keys()) for e, scores in order
     ]
     published = [
-        Row(entry, None, {}, recorded=False)
+        Row(entry, None, {})
         for entry in entries
         if set(metrics) & set(entry.reported.get(task, {}))
     ]

@@ -61,7 +61,12 @@ class Tasks:
 
 
 def rescore(
-    task: LoadedTask, run_file: Path | None, answers_file: Path | None, *, whole: bool = True
+    task: LoadedTask,
+    run_file: Path | None,
+    answers_file: Path | None,
+    *,
+    names: Collection[str] | None = None,
+    whole: bool = True,
 ) -> tuple[dict[str, PerTurn], list[str]]:
     """Metric -> turn -> value from these files alone, or what is wrong with them, a line each.
 
@@ -69,14 +74,16 @@ def rescore(
         task: what to score against.
         run_file: a TREC run file, if there is one.
         answers_file: an answer file, if there is one.
+        names: metrics of the task; None: all of them.
         whole: as the rules ask of submitters: no judged turn is missing, no ranking too deep.
             Without it missing turns score 0.
 
     Raises:
-        UserError: a metric of the task needs a package that is not installed.
+        UserError: one of the metrics needs a package that is not installed.
     """
     turn_ids = [turn.turn_id for turn in task.turns()]
-    ranks, answers = (of_stage(task.card.metrics, s) for s in ("retrieval", "generation"))
+    asked = list(task.card.metrics if names is None else names)
+    ranks, answers = (of_stage(asked, stage) for stage in ("retrieval", "generation"))
     for name in answers if answers_file else ():
         if (lacking := uncomputable(name)) is not None:
             raise lacking
@@ -96,9 +103,7 @@ def rescore(
             problems += check_answers(said, turn_ids, judged=references if whole else ())
             texts = {turn_id: answer.text for turn_id, answer in said.items()}
         if not problems:
-            scores = score(
-                task.card.metrics, qrels=qrels, run=run, references=references, texts=texts
-            )
+            scores = score(asked, qrels=qrels, run=run, references=references, texts=texts)
     except UserError as error:
         problems.append(str(error))
     return scores, [f"{task.card.name}: {problem}" for problem in problems]

@@ -15,7 +15,8 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from uniconv_bench import __version__
-from uniconv_bench.boardpage import BY_INTERVALS, MADE_UP, source_of
+from uniconv_bench.boardpage import BY_INTERVALS, MADE_UP, MARK, RECORDED, source_of
+from uniconv_bench.dotplot import plot_of
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import atomic_write
 from uniconv_bench.leaderboard import Board
@@ -23,7 +24,7 @@ from uniconv_bench.ranking import Entry
 from uniconv_bench.readingroom import can_be_read, script, system_data, task_data
 from uniconv_bench.rendering import GAP, interval, percent
 
-MARK = ".uniconv-bench-site"
+MARKER = ".uniconv-bench-site"
 """Lies in a site, and says that it may be written anew."""
 TEMPLATES = "templates"
 ASSETS = {"look.css": "look.css"} | {
@@ -60,7 +61,7 @@ def write(boards: Sequence[Board], folder: Path, *, texts: bool = False) -> Path
 
 
 def _replaceable(folder: Path) -> bool:
-    return folder.is_dir() and ((folder / MARK).is_file() or not any(folder.iterdir()))
+    return folder.is_dir() and ((folder / MARKER).is_file() or not any(folder.iterdir()))
 
 
 def task_page(task: str) -> str:
@@ -92,10 +93,11 @@ class _Pages:
             undefined=StrictUndefined,
             trim_blocks=True,
         )
-        shared = (percent, interval, source_of, task_page, system_page, reading_link)
+        shared = (percent, interval, source_of, task_page, system_page, reading_link, plot_of)
         self._environment.globals |= {helper.__name__: helper for helper in shared}
         self._environment.globals |= {"can_be_read": can_be_read, "quote": quote, "GAP": GAP}
         self._environment.globals |= {"MADE_UP": MADE_UP, "BY_INTERVALS": BY_INTERVALS}
+        self._environment.globals |= {"MARK": MARK, "RECORDED": RECORDED}
         self._environment.globals |= {"SIZES": SIZES, "version": __version__}
 
     def page(self, template: str, name: str, **values: Any) -> None:
@@ -107,7 +109,7 @@ class _Pages:
 
 
 def _write(boards: Sequence[Board], pages: _Pages, texts: bool) -> None:
-    pages.text(MARK, "")
+    pages.text(MARKER, "")
     pages.page("index.html", "index.html", root="", boards=boards)
     for board in boards:
         shown = texts or board.profile == "sample"

@@ -1,4 +1,4 @@
-"""Packing a submission: card, run and answer files -> a bundle that `bundles` finds sound."""
+"""Packing a submission: card, run and answer files -> a bundle that `examination` finds sound."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from uniconv_bench.bundles import (
     MANIFEST,
     Claim,
     Manifest,
-    check,
     scored_files,
 )
 from uniconv_bench.cards import SubmissionCard, parse_card
 from uniconv_bench.errors import UserError
+from uniconv_bench.examination import check
 from uniconv_bench.files import digest_of_file, read_toml, write_json
+from uniconv_bench.irmetadata import ir_metadata
 from uniconv_bench.metrics import metric_score
 from uniconv_bench.rescoring import Tasks, rescore
 from uniconv_bench.runs import read_answers, read_run, write_answers, write_objects, write_run
@@ -94,4 +95,6 @@ def _pack_task(
     ]
     write_objects(bundle / f"{name}{KINDS['scores']}", rows)
     means = {metric: metric_score(metric, values).mean for metric, values in scores.items()}
+    described = ir_metadata(card, name, task.digest, means)
+    (bundle / f"{name}{KINDS['metadata']}").write_bytes(described.encode())
     return Claim(data_digest=task.digest, scores=means)

@@ -14,6 +14,7 @@ from uniconv_bench.rescoring import Tasks
 ADDRESS = re.compile(r"https://[A-Za-z0-9][A-Za-z0-9.-]{0,200}(/[A-Za-z0-9._~/-]{0,300})?")
 MARKUP = re.compile(r"[<>\[\]|`\\]|https?://")
 LONGEST = {"title": 100, "authors": 100, "contact": 200, "description": 2000, "backbone": 100}
+LONGEST |= {"command": 500, "platform": 200}
 """Characters of each text."""
 
 
@@ -40,6 +41,8 @@ def check_card(card: SubmissionCard, folder: str, known: Tasks) -> Iterator[str]
         "contact": [card.contact],
         "description": [card.description],
         "backbone": [card.backbone or "-"],
+        "command": [card.command or "-"],
+        "platform": card.platform.said if card.platform else (),
     }
     for name, values in texts.items():
         for value in values:
@@ -56,7 +59,7 @@ def check_card(card: SubmissionCard, folder: str, known: Tasks) -> Iterator[str]
                 yield f"card field {name}: not in Unicode's form NFC"
             elif mixed := _mixed(value):
                 yield f"card field {name}: {mixed!r} mixes letters of several scripts"
-    for name, address in (("code", card.code), ("weights", card.weights)):
+    for name, address in (("code", card.code), ("paper", card.paper), ("weights", card.weights)):
         if address is not None and not ADDRESS.fullmatch(address):
             yield f"card field {name}: {address!r} is not a plain https address"
 

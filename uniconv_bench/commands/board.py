@@ -1,4 +1,4 @@
-"""Commands of the leaderboard: bundles packed and checked, pages built."""
+"""Commands of the leaderboard: pages built and shown."""
 
 from __future__ import annotations
 
@@ -11,88 +11,19 @@ from uniconv_bench import registry
 from uniconv_bench.commands.shared import (
     JsonOption,
     Profile,
-    ResultsOption,
-    command_of,
     next_step,
     note,
     print_json,
     progress,
 )
-from uniconv_bench.errors import UserError, unknown_name
+from uniconv_bench.errors import UserError
 
 if TYPE_CHECKING:
     from uniconv_bench.records import ResultRecord
     from uniconv_bench.rescoring import Tasks
     from uniconv_bench.task import Task
 
-SUBMISSIONS = Path("leaderboards/submissions")
 HERE = Path()
-RESULTS = Path("results")
-
-
-def submit_pack(
-    card: Annotated[Path, typer.Argument(help="Your submission card (CONTRIBUTING.md).")],
-    run_file: Annotated[
-        list[str] | None, typer.Option("--run", help="TASK=FILE, a TREC run file; repeatable.")
-    ] = None,
-    answers_file: Annotated[
-        list[str] | None, typer.Option("--answers", help="TASK=FILE, JSON lines; repeatable.")
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option("--system", "-s", help="Take the files of `run` with this system.")
-    ] = None,
-    results: ResultsOption = RESULTS,
-    output: Annotated[Path, typer.Option(help="Folder of submissions.")] = SUBMISSIONS,
-    as_json: JsonOption = False,
-) -> None:
-    """Make a bundle from a card and run and answer files; refuses what `check` would refuse."""
-    from uniconv_bench.submission import pack
-
-    files: dict[str, dict[str, Path]] = {}
-    for kind, pairs in (("run", run_file), ("answers", answers_file)):
-        for pair in pairs or ():
-            name, sign, path = pair.partition("=")
-            if not (name and sign and path):
-                raise UserError(f"--{kind} {pair!r} is not TASK=FILE")
-            if kind in files.setdefault(name, {}):
-                raise UserError(f"two times --{kind} for {name}", mend="give one file a task")
-            files[name][kind] = Path(path)
-    if system is not None:
-        files = {**_files_of(system, card, results), **files}
-    bundle = pack(card, files, output, _tasks())
-    if as_json:
-        print_json({"name": bundle.name, "folder": str(bundle)})
-    else:
-        typer.echo(bundle)
-    next_step(command_of("submit", "check", bundle))
-
-
-def submit_check(
-    bundle: Path,
-    table: Annotated[
-        bool, typer.Option("--table", help="Print what was found as Markdown, with all scores.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Say everything that is wrong with a bundle; exit code 1 if anything is."""
-    from uniconv_bench.boardpage import report
-    from uniconv_bench.bundles import CARD, MANIFEST, examine
-
-    if not any((bundle / name).exists() for name in (CARD, MANIFEST)):
-        raise _no_bundle(bundle)
-    found = examine(bundle, _tasks())
-    if as_json:
-        shown = {"name": bundle.resolve().name, "problems": found.problems, "flags": found.flags}
-        print_json(shown)
-    elif table:
-        typer.echo(report(found), nl=False)
-    else:
-        typer.echo("\n".join(found.problems) or f"{bundle}: nothing wrong")
-        for flag in found.flags:
-            note(f"for a maintainer to look at: {flag}")
-    if found.problems:
-        raise typer.Exit(1)
-    next_step("uniconv-bench leaderboard build")
 
 
 def leaderboard_build(
@@ -118,7 +49,7 @@ def leaderboard_build(
     if texts and site is None:
         raise UserError("--texts is of a site", mend="add --site FOLDER")
     sizes = {backbone.name: backbone.parameters for backbone in backbones().values()}
-    built = leaderboard.build(root, _tasks(), _outputs, sizes)
+    built = leaderboard.build(root, tasks(), outputs, sizes)
     for path in built.skipped:
         note(f"{path}: a file, not a submission; skipped")
     for name, problems in built.refused.items():
@@ -127,6 +58,8 @@ def leaderboard_build(
     for name, flags in built.flagged.items():
         for flag in flags:
             note(f"submission {name} is flagged: {flag}")
+    for reason in sorted(built.lacking):
+        note(reason)
     if built.recorded:
         note(
             f"{built.recorded} rows of ours are as recorded, not computed again: this cache lacks "
@@ -161,7 +94,8 @@ def leaderboard_serve(
     serve(site, port, lambda address: typer.echo(address))
 
 
-def _tasks() -> Tasks:
+def tasks() -> Tasks:
+    """Those of this installation, whole datasets alone."""
     from uniconv_bench.rescoring import Tasks
     from uniconv_bench.task import load_task
 
@@ -177,44 +111,10 @@ def _tasks() -> Tasks:
     return Tasks(registry.task_names(), load, taken)
 
 
-def _no_bundle(given: Path) -> UserError:
-    """Names the nearest bundles beside a path that is none, and in the folder of submissions."""
-    folders = [p for p in (given.resolve().parent, SUBMISSIONS) if p.is_dir()]
-    known = {path.parent.name: path.parent for f in folders for path in f.glob("*/card.toml")}
-    mend = unknown_name("bundle", given.name, known).mend if known else None
-    mend = mend or f"a bundle is {SUBMISSIONS}/NAME, made by uniconv-bench submit pack"
-    what = "no such folder"
-    if given.exists():
-        what = "a file, not a bundle" if given.is_file() else "a folder, not a bundle"
-    return UserError(what, where=given, mend=mend)
-
-
-def _files_of(system: str, card: Path, results: Path) -> dict[str, dict[str, Path]]:
-    """Task -> run and answer file of our own records, for the tasks of a submission card."""
-    from uniconv_bench.cards import SubmissionCard, parse_card
-    from uniconv_bench.files import read_toml
-    from uniconv_bench.records import read_record
-
-    submission = parse_card(SubmissionCard, read_toml(card), card)
-    files = {}
-    for task in submission.tasks:
-        command = f"uniconv-bench run --task {task} --system {system}"
-        command += f" --profile {submission.profile}"
-        path = results / submission.profile / system / f"{task}.json"
-        if not path.is_file():
-            registry.system_card(system)  # a name that there is not is the likelier fault
-            raise UserError(f"no record of {system} on {task}", where=path, mend=command)
-        found = _outputs(read_record(path))
-        if not found:
-            raise UserError("its run and answers are not in the cache", where=path, mend=command)
-        files[task] = found
-    return files
-
-
-def _outputs(record: ResultRecord) -> dict[str, Path]:
+def outputs(record: ResultRecord) -> dict[str, Path]:
     """The `run` and `answers` of a record that are still in the cache."""
-    from uniconv_bench.evaluate import outputs
+    from uniconv_bench import evaluate
     from uniconv_bench.recording import ANSWERS, RUN
 
     kinds = {RUN: "run", ANSWERS: "answers"}
-    return {kinds[name]: path for name, path in outputs(record).items()}
+    return {kinds[name]: path for name, path in evaluate.outputs(record).items()}

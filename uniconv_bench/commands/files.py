@@ -53,5 +53,4 @@ def export(
     wanted = "" if handed_over else "a TREC run, and "
     note(f"write {wanted}answers as JSON lines (turn_id, answer), for every turn in topics")
     next_step(command_of("score", "--task", task, *run, "--answers", "my.jsonl", profile=profile))
-    packed_run = "" if handed_over else " --run TASK=FILE"
-    next_step(f"uniconv-bench submit pack CARD{packed_run} --answers TASK=FILE")
+    next_step("uniconv-bench submit card > card.toml")

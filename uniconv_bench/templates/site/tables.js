@@ -1,4 +1,5 @@
-// Tables that sort by a button in each header, and one form that filters the rows of all of them.
+// Tables that sort by a button in each header, and one form that filters the rows of all of
+// them and of their plots.
 "use strict";
 
 const NUMBERS = /^[-\d.]+/;
@@ -53,9 +54,10 @@ function fits(row, wanted) {
 
 function makeFilter(form) {
   const rows = [...document.querySelectorAll("table.sortable tbody tr")];
+  const dots = document.querySelectorAll(".plot li");
   const apply = () => {
     const wanted = new FormData(form);
-    for (const row of rows) row.hidden = !fits(row, wanted);
+    for (const each of [...rows, ...dots]) each.hidden = !fits(each, wanted);
     const shown = rows.filter((row) => !row.hidden).length;
     form.querySelector("output").textContent = `${shown} of ${rows.length} rows`;
   };
