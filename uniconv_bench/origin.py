@@ -59,7 +59,8 @@ def check_run(
         depth: most passages a turn.
     """
     problems = _check_turns(run, turn_ids, judged, "ranking")
-    strangers = [(t, p) for t, rows in run.items() for p, _ in rows if p not in passage_ids]
+    absent = {p for p in dict.fromkeys(ranked(run)) if p not in passage_ids}
+    strangers = [(t, p) for t, rows in run.items() for p, _ in rows if p in absent]
     if strangers:
         turn_id, passage_id = strangers[0]
         problems.append(

@@ -16,14 +16,17 @@ import string
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+
+import pyarrow
 
 from uniconv_bench.cards import TaskCard
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.examination import examine
 from uniconv_bench.files import digest_of
+from uniconv_bench.lookup import PassageIds, write_lookup
 from uniconv_bench.rescoring import Tasks
 from uniconv_bench.runs import write_answers, write_run
 from uniconv_bench.submission import pack
@@ -47,22 +50,19 @@ profile = "{profile}"
 
 
 class InventedCorpus:
-    """Numbered passages."""
+    """Numbered passages, their ids looked up on disk as those of a prepared corpus are."""
 
     digest = "0" * 64
 
     def __init__(self, passages: int) -> None:
-        self.ids = tuple(f"passage-{n}" for n in range(passages))
-        self._known = frozenset(self.ids)
+        self._folder = tempfile.TemporaryDirectory()
+        self.names = [f"passage-{n}" for n in range(passages)]
+        column = pyarrow.chunked_array([self.names])
+        write_lookup(Path(self._folder.name), [self.names], column, "invented")
+        self.ids = PassageIds(Path(self._folder.name), column)
 
     def __len__(self) -> int:
-        return len(self.ids)
-
-    def __contains__(self, passage_id: object) -> bool:
-        return passage_id in self._known
-
-    def __iter__(self) -> Iterator[Passage]:
-        return map(self.__getitem__, self.ids)
+        return len(self.names)
 
     def __getitem__(self, passage_id: str) -> Passage:
         return Passage(passage_id, f"The text of {passage_id}, " + "which goes on " * 20)
@@ -71,7 +71,7 @@ class InventedCorpus:
 class InventedTask:
     """Turns in conversations of six; each has a relevant passage and a reference of 20 words."""
 
-    def __init__(self, name: str, turns: int, passages: int) -> None:
+    def __init__(self, name: str, turns: int, corpus: InventedCorpus) -> None:
         self.card = TaskCard(
             name=name,
             title=name,
@@ -83,12 +83,8 @@ class InventedTask:
             retrieval_setting="Invented.",
             metrics=("ndcg@3", "recall@10", "recall@100", "mrr", "f1"),
         )
-        self.digest = digest_of([name, turns, passages])
-        self._size, self._passages = turns, passages
-
-    @cached_property
-    def corpus(self) -> InventedCorpus:
-        return InventedCorpus(self._passages)
+        self.digest = digest_of([name, turns, len(corpus)])
+        self._size, self.corpus = turns, corpus
 
     @cached_property
     def _turns(self) -> list[Turn]:
@@ -98,7 +94,7 @@ class InventedTask:
         for number in range(self._size):
             conversation = f"{number // 6}"
             said = " ".join(draw.choices(words, k=20))
-            gold = (draw.choice(self.corpus.ids),)
+            gold = (draw.choice(self.corpus.names),)
             turn_id = f"{conversation}_{number % 6 + 1}"
             found.append(Turn(turn_id, conversation, number % 6 + 1, "What?", (), (said,), gold))
         return found
@@ -114,8 +110,9 @@ class InventedTask:
 
 
 def invented(sizes: Mapping[str, int], passages: int) -> Tasks:
-    """Tasks of so many turns each, and of so many passages all."""
-    made = {name: InventedTask(name, turns, passages) for name, turns in sizes.items()}
+    """Tasks of so many turns each, over one corpus of so many passages."""
+    corpus = InventedCorpus(passages)
+    made = {name: InventedTask(name, turns, corpus) for name, turns in sizes.items()}
     return Tasks(tuple(made), lambda name, profile: made[name])
 
 
@@ -126,7 +123,7 @@ def submitted(name: str, tasks: Tasks, folder: Path, skill: float, profile: str)
         task = tasks.load(task_name, profile)  # type: ignore[arg-type]
         run, answers = {}, []
         for turn in task.turns():
-            ranked = draw.sample(task.corpus.ids, 100)
+            ranked = draw.sample(task.corpus.names, 100)
             if draw.random() < skill and turn.gold[0] not in ranked:
                 ranked[draw.randrange(10)] = turn.gold[0]
             run[turn.turn_id] = [(p, draw.random()) for p in ranked]
@@ -159,11 +156,12 @@ def checked(bundle: Path, sizes: Mapping[str, int], passages: int) -> tuple[floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=sum(SIZES.values()))
-    parser.add_argument("--passages", type=int, default=200_000, help="of each corpus")
+    parser.add_argument("--passages", type=int, default=500_000, help="of the corpus")
     options = parser.parse_args()
     sizes = {n: round(size * options.turns / sum(SIZES.values())) for n, size in SIZES.items()}
     with tempfile.TemporaryDirectory() as name:
-        bundle = submitted("invented", invented(sizes, options.passages), Path(name), 0.5, "full")
+        tasks = invented(sizes, options.passages)
+        bundle = submitted("invented", tasks, Path(name), 0.5, "full")
         with multiprocessing.get_context("spawn").Pool(1) as process:
             seconds, busy, peak = process.apply(checked, (bundle, sizes, options.passages))
     line = {
