@@ -16,7 +16,7 @@ from typing import Any, get_args
 import pytest
 from test_records import make_record
 
-from uniconv_bench import cli, estimate, evaluate
+from uniconv_bench import cli, estimate, evaluate, plots
 from uniconv_bench.cards import PROFILES
 from uniconv_bench.commands import shared
 from uniconv_bench.errors import UserError
@@ -534,6 +534,29 @@ def test_a_wrong_name_stops_before_any_work(
 ) -> None:
     refused("run", "--task", "qrecc", "--system", "uniconv", "--system", "uniconf")
     assert calls == []
+
+
+def test_training_is_drawn(
+    command: Run,
+    refused: Callable[..., str],
+    calls: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "joint").mkdir()
+    rows = [{"step": step, "retrieval": 2 / (step + 1), "gradient_norm": 1.0} for step in range(12)]
+    report = {"adapter": "joint", "backbone": "tiny", "turns": {"qrecc": 96}, "log": rows}
+    points = [{"steps": 0, "retrieval": 2.5}, {"steps": 12, "retrieval": 0.4}]
+    report["validation"] = {"points": points}
+    (tmp_path / "joint" / "training.json").write_text(json.dumps(report))
+    arguments = "train", "-s", "uniconv", "--plot", str(tmp_path / "curves.of")
+    with monkeypatch.context() as patch:
+        patch.setattr(plots, "find_spec", lambda name: None)
+        assert "pip install 'uniconv-bench[plots]'" in refused(*arguments) and calls == []
+    pytest.importorskip("matplotlib")
+    assert command(*arguments)[0] == 0
+    written = sorted(path.name for path in (tmp_path / "curves.of").iterdir())
+    assert written == ["uniconv.joint.pdf", "uniconv.joint.png"]
 
 
 def test_stages_one_by_one(command: Run, calls: list[dict[str, Any]], tmp_path: Path) -> None:

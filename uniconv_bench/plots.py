@@ -1,26 +1,44 @@
-"""Figures of records, as PNG for pages and PDF for papers. Needs matplotlib (extra `plots`).
+"""Figures of records and of trainings, as PNG for pages and PDF for papers. Needs matplotlib
+(extra `plots`).
 
 Readable in greyscale: what tells things apart is place and shape, never colour alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from uniconv_bench.errors import UserError
 from uniconv_bench.footnotes import distinct
 from uniconv_bench.records import ResultRecord
 from uniconv_bench.rendering import metric_label
 
 BLUE = "#0072B2"
 """Of Okabe and Ito's colours, which colour-blind people can tell apart."""
+WINDOW = 10
+"""Steps that a training's curves are smoothed over."""
+TERMS = ("retrieval", "distillation", "generation", "cii")
 
 
 def can_plot() -> bool:
     """Whether matplotlib is there."""
     return find_spec("matplotlib") is not None
+
+
+def require_matplotlib() -> None:
+    """Refuses to go on where figures were asked for and can't be drawn.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if not can_plot():
+        raise UserError(
+            "figures need matplotlib, which is not installed",
+            mend="pip install 'uniconv-bench[plots]'",
+        )
 
 
 def intervals(records: Sequence[ResultRecord], metric: str, out: Path) -> Path:
@@ -72,6 +90,49 @@ def intervals(records: Sequence[ResultRecord], metric: str, out: Path) -> Path:
     return save(figure, out)
 
 
+def training(report: Mapping[str, Any], out: Path) -> Path:
+    """What was logged of a training, by optimiser step; the PNG, with a PDF beside it.
+
+    A panel a loss term, with its mean over `WINDOW` steps and the validation points if there are
+    any, then one of the gradient's norm before clipping.
+
+    Args:
+        report: `training.json` of an adapter.
+        out: the file, without its ending.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    log = report["log"]
+    points = report.get("validation", {}).get("points", [])
+    names = [name for name in (*TERMS, "gradient_norm") if name in log[0]]
+    size = (0.6 + 2.4 * len(names), 2.6)
+    figure, axes = pyplot.subplots(1, len(names), figsize=size, squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        values = [row[name] for row in log]
+        steps = [row["step"] + 1 for row in log]
+        ends = range(min(WINDOW, len(values)), len(values) + 1)
+        means = [sum(values[max(0, end - WINDOW) : end]) / min(WINDOW, end) for end in ends]
+        axis.plot(steps, values, color="0.7", linewidth=0.8, label="step")
+        axis.plot(steps[-len(means) :], means, color=BLUE, label=f"mean of {WINDOW} steps")
+        held = [(point["steps"], point[name]) for point in points if name in point]
+        if held:
+            axis.plot(*zip(*held, strict=True), "k^--", markersize=4, label="held out")
+        axis.set_title(name.replace("_", " "), fontsize=8)
+        axis.set_xlabel("optimiser step", fontsize=7)
+        axis.set_ylim(bottom=0)
+        axis.tick_params(labelsize=7)
+    lines = axes[0][0].get_legend_handles_labels()
+    figure.legend(*lines, fontsize=7, loc="upper right", ncols=len(lines[0]))
+    turns = sum(report["turns"].values())
+    title = f"{report['adapter']} on {report['backbone']}, {turns:,} turns"
+    figure.suptitle(title, fontsize=8, x=0.01, ha="left")
+    figure.tight_layout()
+    return save(figure, out)
+
+
 def save(figure: Any, out: Path) -> Path:
     """Writes and closes a figure: the PNG, with a PDF beside it; the same figure, the same bytes.
 
@@ -81,7 +142,7 @@ def save(figure: Any, out: Path) -> Path:
     from matplotlib import pyplot
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out.with_suffix(".pdf"), metadata={"CreationDate": None})
-    figure.savefig(out.with_suffix(".png"), dpi=150, metadata={"Software": None})
+    figure.savefig(f"{out}.pdf", metadata={"CreationDate": None})
+    figure.savefig(f"{out}.png", dpi=150, metadata={"Software": None})
     pyplot.close(figure)
-    return out.with_suffix(".png")
+    return Path(f"{out}.png")

@@ -22,6 +22,7 @@ from uniconv_bench.commands.shared import (
     announce,
     announce_all,
     command_of,
+    first_process,
     next_step,
     note,
     one_task_for,
@@ -34,7 +35,7 @@ from uniconv_bench.commands.shared import (
     tasks_of,
 )
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import require_folder, require_writable
+from uniconv_bench.files import read_json, require_folder, require_writable
 
 if TYPE_CHECKING:
     from uniconv_bench.cards import TaskCard
@@ -185,10 +186,17 @@ def train(
         Literal["tensorboard", "trackio"] | None,
         typer.Option(help="Tell this tracker of every step too; its files go into the cache."),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a figure of the loss terms of each adapter, step by step."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train the adapters of a system; nothing to do where fitting ones are shipped or cached."""
-    from uniconv_bench import evaluate
+    from uniconv_bench import evaluate, plots
+
+    if plot is not None:
+        plots.require_matplotlib()
 
     rows = []
     trained: set[str] | None = set() if retrain else None
@@ -199,6 +207,10 @@ def train(
             announce("train", tasks[0], name, profile, None, stages=("train",), retrain=trained)
         found = evaluate.train(name, profile, retrain=trained, tracker=tracker, progress=progress())
         rows += [{"name": name, "adapter": a, "folder": str(f)} for a, f in found.items()]
+        if plot is not None and first_process():
+            for adapter, folder in found.items():
+                report = read_json(folder / "training.json")
+                note(f"  {plots.training(report, plot / f'{name}.{adapter}')}")
     if several_processes():
         from uniconv_bench.uniconv.processes import Processes
 
