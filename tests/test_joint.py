@@ -64,6 +64,14 @@ def test_what_is_masked_is_seen_through_the_end_token_alone(start: int, leaks: i
         assert views[place] == path[3 : place + 1]
 
 
+def test_nodes_that_see_less_are_not_gone_on_from() -> None:
+    masked = Row([5, 6, END, 30], unseen=2, start=3)
+    made = packed([[masked, Row([5, 6, END, 30, 31])]])
+    (_, path) = made.paths[1]
+    for place, node in enumerate(path):
+        assert (made.mask[0, 0, node] == 0).nonzero().flatten().tolist() == path[: place + 1]
+
+
 def test_masks_are_added_and_every_node_sees_something() -> None:
     made = packed()
     assert made.mask.dtype == torch.float32
@@ -149,6 +157,24 @@ def test_one_pass_has_the_gradients_of_three(
     found = JointLoss(tiny_model, weights, END, tokens_at_once=tokens_at_once).step(batch)
     assert found == pytest.approx(values, rel=1e-5)
     assert distance(gradients(tiny_model), wanted) < 5e-5
+
+
+@pytest.mark.parametrize("cii", [0.0, 0.5])
+def test_tokens_read_are_those_of_losses_that_weigh(
+    cii: float, tiny_model: Any, form: PromptFormat
+) -> None:
+    batch = batch_of(form)
+    loss = JointLoss(tiny_model, replace(WEIGHTS, cii=cii), END, tokens_at_once=200)
+    loss.step(batch)
+    begun: list[set[tuple[int, ...]]] = [set() for _ in batch.queries]
+    rows = [(i, q) for i, q in enumerate(batch.queries) if batch.positives[i] is not None]
+    said = zip(batch.prompts, batch.responses, strict=True)
+    rows += [(i, [*prompt.ids, *response]) for i, (prompt, response) in enumerate(said)]
+    rows += [(anchor.turn, anchor.ids) for anchor in batch.anchors if cii]
+    for turn, ids in rows:
+        begun[turn] |= {tuple(ids[: end + 1]) for end in range(len(ids))}
+    texts = sum(map(len, [*batch.candidates, *(batch.targets if cii else [])]))
+    assert loss.tokens_read == sum(map(len, begun)) + texts
 
 
 @pytest.mark.parametrize("term", ["retrieval", "generation", "cii"])

@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 from uniconv_bench.cards import Bm25Settings
 from uniconv_bench.conversation import Passage, Turn, Utterance
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import CACHE
+from uniconv_bench.files import CACHE, digest_of
+from uniconv_bench.metrics import normalise
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import Prompt, PromptFormat
 from uniconv_bench.system_cards import Inference
@@ -46,10 +47,11 @@ from uniconv_bench.uniconv.mixture import (
     Example,
     examples,
     groups,
+    leaks,
     make_batch,
     supervised,
 )
-from uniconv_bench.uniconv.training import identity, train_adapter
+from uniconv_bench.uniconv.training import NO_MATTER, RECIPE, identity, train_adapter
 
 torch.set_num_threads(1)  # two layers of 32 dimensions: threads only wait for each other
 END = 2
@@ -92,8 +94,13 @@ def task(name: str = "toy", turns: int = 8) -> Any:
         )
         for i in range(turns)
     ]
+    asked = [replace(turn, turn_id=f"t{turn.turn_id}", query="Who kept that?") for turn in train]
+
+    def of(split: str | None = None) -> list[Turn]:
+        return {"train": train, None: asked}[split]
+
     card = SimpleNamespace(name=name, bm25=Bm25Settings(), answer_tokens=8)
-    return SimpleNamespace(card=card, corpus=corpus, turns=lambda split: train, digest="toy")
+    return SimpleNamespace(card=card, corpus=corpus, turns=of, digest="toy")
 
 
 def learnt(of: Any, chosen: Training, *mine: Any) -> list[Example]:
@@ -312,6 +319,49 @@ def test_what_a_regime_leaves(ddm: Any, passages: int, responses: int, form: Pro
         training(ddm=ddm, losses=losses | {"cii": 0.5})
 
 
+def test_a_response_in_other_words_for_case_and_points_is_no_rival(form: PromptFormat) -> None:
+    """Without DDM responses are what L_R contrasts: turns 0 and 1 say the same."""
+    chosen = training(ddm="response_as_passage", hard_negatives=3)
+    found = learnt(task(), chosen)
+    for example in found[:2]:
+        assert example.negatives
+        said = {normalise(p.text) for p in example.negatives}
+        assert said.isdisjoint({"light keeper 0"})
+    batch = make_batch(found, chosen, form, random.Random(0))
+    same = [k for k, p in enumerate(batch.passages) if normalise(p.text) == "light keeper 0"]
+    assert len(same) == 2 and not batch.allowed[:2][:, same].any()
+    assert batch.masked["masked_candidates"] > 0
+
+
+def test_what_l_cii_grounds_on_is_not_its_rival() -> None:
+    chosen = training(ddm="passage_as_response", cii_negatives="retrieved_wrong_passage")
+    for example in learnt(task(), chosen):
+        assert example.wrong
+        assert not {p.text for p in example.wrong} & {p.text for p in example.grounds}
+
+
+def test_turns_that_are_tested_too_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy = task()
+    train = toy.turns("train")
+    assert [e.turn for e in learnt(toy, training())] == train
+    alone = replace(train[0], history=())  # a first question may well be the same
+    spoken = [replace(u, text=u.text.upper()) for u in train[3].history]
+    other = [alone, replace(train[3], turn_id="x", history=tuple(spoken), query="who kept it")]
+    seen = task("other")
+    seen.turns = lambda split=None: other
+    turns = {"toy": train, "again": [*train, alone], "new": toy.turns()}
+    assert leaks(turns, [toy, seen]) == {"toy": 1, "again": 1, "new": 8}
+    notes: list[str] = []
+    progress = Silent()
+    progress.note = notes.append  # type: ignore[method-assign]
+    toy.turns = lambda split=None: train
+    train_adapter("toy", tiny(), training(max_steps=1), INFERENCE, [toy], tmp_path, progress)
+    assert notes[0] == "  WARNING: toy trains on 8 turns of toy that are tested on too"
+    assert json.loads((tmp_path / "training.json").read_text())["tested_turns"] == {"toy": 8}
+
+
 def test_hard_negatives_are_neighbours_but_never_relevant() -> None:
     for example in learnt(task(), training()):
         relevant = {p.passage_id for p in example.targets}
@@ -381,7 +431,7 @@ def test_turns_do_not_depend_on_what_is_weighted() -> None:
 def test_turns_without_passage_and_response_are_left_out() -> None:
     bare = task()
     silent = [replace(turn, references=()) for turn in bare.turns("train")]
-    bare.turns = lambda split: silent
+    bare.turns = {"train": silent}.__getitem__
     assert [e.turn.number for e in learnt(bare, training())] == [2] * 7
 
 
@@ -457,6 +507,26 @@ def test_a_stopped_training_ends_with_the_same_weights(tmp_path: Path) -> None:
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     other = trained(tmp_path / "other", training(checkpoint_steps=2, seed=14))
     assert not all(torch.equal(whole[name], other[name]) for name in whole)
+
+
+def test_a_launchers_settings_and_other_adapters_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accelerate keeps precision and accumulation for the whole process; the card's hold."""
+    whole = trained(tmp_path / "whole", training(max_steps=2))
+    half = trained(tmp_path / "half", training(max_steps=2, dtype="bfloat16"))
+    assert not all(torch.equal(whole[name], half[name]) for name in whole)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    again = trained(tmp_path / "again", training(max_steps=2))
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_a_changed_default_is_a_new_recipe() -> None:
+    """An adapter's identity leaves defaults out: a change of one has to raise RECIPE."""
+    defaults = Training(tasks=("toy",)).model_dump(mode="json", exclude={"sources", *NO_MATTER})
+    pinned = (RECIPE, digest_of(defaults))
+    assert pinned == (2, "b90007668bfff68b1a62c14b4b2043de310b9333403e0062607b6f6ec2a138fd")
 
 
 def test_sampled_rivals_are_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ def test_nothing_to_measure_is_no_loss_of_0(tmp_path: Path) -> None:
     losses = {"retrieval": 1.0, "generation": 0.0, "cii": 0.0}
     bare = task()
     turns = [replace(t, gold=t.gold if n < 4 else ()) for n, t in enumerate(supervised(bare))]
-    bare.turns = lambda split: turns
+    bare.turns = lambda split=None: turns
     chosen = training(losses=losses, validation=WATCHED, seed=unjudged(turns))
     with pytest.raises(UserError, match=r"has anything to measure losses\.retrieval by"):
         train_adapter(*("toy", tiny(), chosen, INFERENCE, [bare], tmp_path, Silent()))

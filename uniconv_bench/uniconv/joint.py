@@ -35,6 +35,7 @@ from uniconv_bench.uniconv.reading import (
     read,
     trees_of,
 )
+from uniconv_bench.uniconv.tree import size
 
 ALONE = Processes()
 
@@ -51,8 +52,12 @@ class JointLoss:
         tokens_at_once: tokens whose activations a process holds at a time, if no tree is larger;
             None: all, and no second pass. Without dropout gradients are the same to rounding.
         autocast: around forward passes.
-        backward: of a scalar.
         processes: that share the work.
+
+    Attributes:
+        tokens_read: in the last step, by all processes together: what a batch's losses of some
+            weight read, each session once; twice as many went through the decoder where there was
+            a second pass.
     """
 
     def __init__(
@@ -63,12 +68,12 @@ class JointLoss:
         *,
         tokens_at_once: int | None = None,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-        backward: Callable[[Tensor], Any] = Tensor.backward,
         processes: Processes = ALONE,
     ):
         self._model, self._weights, self._end = model, weights, end
         self._tokens_at_once, self._processes = tokens_at_once, processes
-        self._autocast, self._backward = autocast, backward
+        self._autocast = autocast
+        self.tokens_read = 0
 
     def step(self, batch: Batch) -> dict[str, float]:
         """Adds the gradients on a batch, the same in all processes, to those of the parameters.
@@ -76,6 +81,7 @@ class JointLoss:
         Returns each term's value.
         """
         work = self._work(batch)
+        self.tokens_read = work.tokens_read
         learning = [p for p in self._model.parameters() if p.requires_grad]
         for parameter in learning:
             if parameter.grad is None:
@@ -95,7 +101,7 @@ class JointLoss:
             loss = found.nll * (self._weights.generation / max(work.tokens, 1))
             for key, value in found.values.items():
                 loss = loss + (value * work.place(key, *back)).sum()
-            self._backward(loss)
+            loss.backward()
             found = None
         self._processes.add([p.grad for p in learning if p.grad is not None])
         return self._said(terms, values, work)
@@ -141,6 +147,7 @@ class _Work:
     Attributes:
         line: of each embedding of the batch, in a table of all.
         tokens: of all responses.
+        tokens_read: of all trees, of all processes.
         parts: trees of this process, those together that are read together.
     """
 
@@ -153,13 +160,15 @@ class _Work:
         end: int,
     ):
         trees = trees_of(batch, weights)
+        sizes = [size([row.path for row in tree]) for tree in trees]
+        self.tokens_read = sum(sizes)
         rows = [row for tree in trees for row in tree]
         keys = [row.key for row in rows if row.role not in SPOKEN]
         self.tokens = sum(row.length for row in rows if row.role == "response")
-        self.parts = parts_of(trees, tokens_at_once, processes)
+        self.parts = parts_of(trees, sizes, tokens_at_once, processes)
         if processes.sharded:
             everybody = [replace(processes, rank=rank) for rank in range(processes.count)]
-            most = max(len(parts_of(trees, tokens_at_once, each)) for each in everybody)
+            most = max(len(parts_of(trees, sizes, tokens_at_once, each)) for each in everybody)
             self.parts += [[] for _ in range(most - len(self.parts))]
             self.parts = [filled(part, end) for part in self.parts]
             keys += FILLERS

@@ -10,6 +10,7 @@ import math
 import random
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,13 @@ class Run:
         keep_freed_memory()
         self._name, self._training, self._form, self._processes = name, training, form, processes
         self._teacher = teacher
-        self._accelerator = Accelerator(
-            cpu=device() == "cpu",
-            mixed_precision="bf16" if training.dtype == "bfloat16" else "no",
-            log_with=tracker,
-            project_dir=cache_dir() / "trackers",
-        )
+        # Of accelerate: processes and trackers. Its precision and its accumulation of gradients are
+        # settings of the whole process, which a launcher's may overrule; here the card's hold.
+        folder = cache_dir() / "trackers"
+        self._accelerator = Accelerator(cpu=device() == "cpu", log_with=tracker, project_dir=folder)
         self._accelerator.init_trackers(name)
+        mixed = training.dtype == "bfloat16"
+        self._autocast = partial(torch.autocast, device(), torch.bfloat16, enabled=mixed)
         torch.manual_seed(training.seed)
         # Adapters are alike in all processes: `JointLoss` sees to their gradients.
         self.model = adapted(model, training)
@@ -96,8 +97,7 @@ class Run:
             weights,
             form.end,
             tokens_at_once=training.tokens_at_once,
-            autocast=self._accelerator.autocast,  # forward alone; backward follows its dtypes
-            backward=self._accelerator.backward,
+            autocast=self._autocast,  # forward alone; backward follows its dtypes
             processes=processes,
         )
         self._validator = Validator(points, training, form, self) if points else None
@@ -141,9 +141,8 @@ class Run:
             settings["lr"] = rate
         batch = self.batch(group, random.Random(f"{training.seed}:{step}"))
         torch.manual_seed(training.seed * 1_000_003 + step)  # dropout
-        terms = self._loss.step(batch)
-        clipped = list(self.parameters.values())
-        norm = self._accelerator.clip_grad_norm_(clipped, training.clip).item()
+        terms, tokens = self._loss.step(batch), self._loss.tokens_read
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), training.clip).item()
         if not math.isfinite(norm):
             raise UserError(
                 f"training of {self._name} diverged at step {step}",
@@ -158,16 +157,16 @@ class Run:
             **{key: round(value, 5) for key, value in (terms | batch.masked).items()},
             "gradient_norm": round(norm, 4),
             "learning_rate": rate,
-            "tokens": batch.tokens,
+            "tokens": tokens,
             "seconds": round(seconds, 3),
-            "tokens_per_second": round(batch.tokens / seconds, 1),
+            "tokens_per_second": round(tokens / seconds, 1),
         }
 
     def _validate(self, steps: int, journal: Journal, progress: Progress) -> None:
         """A validation point, if there is validation; keeps the best weights so far."""
         if self._validator is None:
             return
-        with self._accelerator.autocast():
+        with self._autocast():
             row = self._validator.point(self.model, steps, self.state.points)
         journal.point(row)
         if best(self.state.points) is row:

@@ -72,15 +72,6 @@ class Batch:
     masked: dict[str, float] = field(default_factory=dict)
 
     @property
-    def tokens(self) -> int:
-        """Tokens of all inputs."""
-        lists = (self.queries, self.candidates, self.targets)
-        lengths = [len(ids) for rows in lists for ids in rows]
-        lengths += [len(prompt.ids) for prompt in self.prompts]
-        lengths += [len(anchor.ids) for anchor in self.anchors]
-        return sum(lengths) + sum(len(ids) for ids in self.responses if ids is not None)
-
-    @property
     def pairs(self) -> list[Pair]:
         """Those that L_CII scores, each once."""
         both = (pair for one in self.contrasts for pair in (one.right, *one.wrong))

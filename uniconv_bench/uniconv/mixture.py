@@ -5,7 +5,7 @@ mitigation (DDM). Knows tasks and prompts; nothing of models or optimisers.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -19,6 +19,8 @@ from uniconv_bench.uniconv.losses import Anchor, Batch, Contrast
 from uniconv_bench.uniconv.mining import Miner, Near, by_bm25, enough
 
 T = TypeVar("T")
+RESPONSE = "response:"
+"""Begins the id of a response that stands in the place of a passage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,21 @@ def supervised(task: Task) -> list[Turn]:
     So adapters that differ in their losses are trained on the same turns in the same order.
     """
     return [turn for turn in task.turns("train") if turn.gold or turn.references]
+
+
+def leaks(turns: Mapping[str, Sequence[Turn]], tasks: Sequence[Task]) -> dict[str, int]:
+    """Training turns of each task that some task also tests on; tasks without any are left out.
+
+    The same question after the same utterances, whatever their case and punctuation. A first
+    question is nobody's own and counts for none.
+    """
+
+    def said(turn: Turn) -> tuple[str, ...]:
+        return tuple(normalise(text) for text in (*(u.text for u in turn.history), turn.query))
+
+    seen = {said(turn) for task in tasks for turn in task.turns()}
+    counts = {n: sum(bool(t.history) and said(t) in seen for t in of) for n, of in turns.items()}
+    return {name: count for name, count in counts.items() if count}
 
 
 def examples(
@@ -92,7 +109,8 @@ def examples(
             targets = (_spoken(turn),) if turn.references else ()
             negatives = without(near_responses(turn), targets)
             example = Example(turn, targets, negatives, gold, others, response)
-        found.append(replace(example, wrong=without(near(turn), gold) if rivals else ()))
+        right = (*gold, *example.grounds)
+        found.append(replace(example, wrong=without(near(turn), right) if rivals else ()))
     return found
 
 
@@ -108,14 +126,21 @@ def _supervised_by(example: Example, ddm: Ddm, number: int) -> Example:
 
 
 def without(passages: Sequence[Passage], gold: Sequence[Passage]) -> tuple[Passage, ...]:
-    """Those that are neither one of `gold` nor a copy of its text."""
-    relevant = {p.passage_id for p in gold} | {p.text for p in gold}
-    return tuple(p for p in passages if p.passage_id not in relevant and p.text not in relevant)
+    """Those that are neither one of `gold` nor a copy of its text; responses are copies as L_CII
+    has it, whatever their case, articles and punctuation.
+    """
+    relevant = {p.passage_id for p in gold} | {_text(p) for p in gold}
+    return tuple(p for p in passages if p.passage_id not in relevant and _text(p) not in relevant)
 
 
 def _spoken(turn: Turn) -> Passage:
     """A response in the place of a passage."""
-    return Passage(f"response:{turn.turn_id}", turn.references[0])
+    return Passage(f"{RESPONSE}{turn.turn_id}", turn.references[0])
+
+
+def _text(passage: Passage) -> str:
+    spoken = passage.passage_id.startswith(RESPONSE)
+    return normalise(passage.text) if spoken else passage.text
 
 
 def _nothing(turn: Turn) -> tuple[Passage, ...]:

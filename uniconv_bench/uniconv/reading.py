@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from uniconv_bench.uniconv.losses import Batch, Weights
 from uniconv_bench.uniconv.processes import Processes
-from uniconv_bench.uniconv.tree import Path, pack, size
+from uniconv_bench.uniconv.tree import Path, pack
 from uniconv_bench.uniconv.tree import Row as TreeRow
 
 Role = Literal["query", "candidate", "anchor", "target", "pair", "response", "filler"]
@@ -88,10 +88,12 @@ def trees_of(batch: Batch, weights: Weights) -> list[list[Row]]:
 
 
 def parts_of(
-    trees: Sequence[list[Row]], tokens_at_once: int | None, processes: Processes
+    trees: Sequence[list[Row]],
+    sizes: Sequence[int],
+    tokens_at_once: int | None,
+    processes: Processes,
 ) -> list[list[list[Row]]]:
     """The trees of one process, of like size together, a part at most so many tokens, or a tree."""
-    sizes = [size([row.path for row in tree]) for tree in trees]
     parts: list[list[list[Row]]] = []
     room = 0
     for i in processes.share(sizes):

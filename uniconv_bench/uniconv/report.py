@@ -29,6 +29,7 @@ TERMS = ("retrieval", "distillation", "generation", "cii")
 LIBRARIES = ("accelerate", "peft", "tokenizers", "torch", "transformers")
 CODE = (
     *("conversation", "decode", "definitions", "dense", "encode", "index", "prompts", "reader"),
+    "training_cards",
     *("uniconv/adapter", "uniconv/backbone", "uniconv/checkpoint", "uniconv/distillation"),
     *("uniconv/embedding", "uniconv/guards", "uniconv/joint", "uniconv/loop", "uniconv/losses"),
     *("uniconv/mining", "uniconv/mixture", "uniconv/parts", "uniconv/processes"),

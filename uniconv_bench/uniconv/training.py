@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 RECIPE = 2
 """Raised by hand whenever a change of code makes training mean something else, so that adapters of
 the former meaning no longer fit."""
+REVISED = {"response_as_passage": 3}
+"""Of regimes of DDM whose meaning has changed since."""
 NO_MATTER = ("checkpoint_steps", "tokens_at_once", "gradient_checkpointing", "guards")
 """Settings that change no weight beyond rounding (`tokens_at_once` does where there is dropout)."""
 
@@ -57,7 +59,7 @@ def identity(
     if training.hard_negatives_from == "dense":
         origins["mined_in"] = inference.model_dump(include={"dtype", "lora", "encode_batch_tokens"})
     return {
-        "recipe": RECIPE,
+        "recipe": REVISED.get(training.ddm, RECIPE),
         "backbone": backbone.revision,
         "training": settings,
         "session_tokens": inference.session_tokens,
@@ -116,7 +118,7 @@ def train_adapter(
     from uniconv_bench.uniconv.adapter import write_adapter
     from uniconv_bench.uniconv.loop import Run
     from uniconv_bench.uniconv.mining import by_bm25, by_embedding
-    from uniconv_bench.uniconv.mixture import examples, groups, supervised
+    from uniconv_bench.uniconv.mixture import examples, groups, leaks, supervised
     from uniconv_bench.uniconv.processes import Processes
     from uniconv_bench.uniconv.report import check_tracker, summary
     from uniconv_bench.uniconv.samples import with_samples
@@ -130,6 +132,9 @@ def train_adapter(
     dense = training.hard_negatives_from == "dense"
     mine = by_embedding(backbone, miner, training, inference) if dense else by_bm25
     turns = {task.card.name: supervised(task)[: training.turns] for task in tasks}
+    leaked = leaks(turns, tasks)
+    for of, count in leaked.items():
+        progress.note(f"  WARNING: {name} trains on {count} turns of {of} that are tested on too")
     apart: dict[str, list[Turn]] = {}
     if training.validation:
         turns, apart = held_out(turns, training.validation, training.seed)
@@ -168,6 +173,7 @@ def train_adapter(
         "adapter": name,
         "backbone": backbone.name,
         "turns": {task: len(found) for task, found in data.items()},
+        "tested_turns": leaked,
         "trainable_parameters": sum(p.numel() for p in run.parameters.values()),
         **summary(run.state, processes, training.guards),
     }

@@ -94,10 +94,11 @@ def _grown(rows: Rows) -> _Tree:
     seen = torch.zeros((total, total), dtype=torch.bool)
     for row in rows:
         trunk: list[int] = []
-        for path in paths:
+        for other, path in zip(rows, paths, strict=False):
             shared = _shared(row.ids, [tokens[node] for node in path])
-            if row.unseen:  # nodes that see less are nobody else's
-                shared = min(shared, row.start)
+            for one in (row, other):
+                if one.unseen:  # nodes that see less are nobody else's
+                    shared = min(shared, one.start)
             if shared > len(trunk):
                 trunk = path[:shared]
         start, stop = len(tokens), len(tokens) + len(row.ids) - len(trunk)
