@@ -10,9 +10,9 @@ from uniconv_bench.artefacts import PARTIAL, check_unfinished, open_artefact
 from uniconv_bench.bundles import MANIFEST, Manifest
 from uniconv_bench.doctor import Check
 from uniconv_bench.errors import UserError
-from uniconv_bench.experiments.outcome import OUTCOME, read_outcome
 from uniconv_bench.files import cache_dir, digest_of_file
 from uniconv_bench.inventory import holdings
+from uniconv_bench.outcomes import OUTCOME, read_outcome
 from uniconv_bench.records import STUDIES, read_record
 from uniconv_bench.registry import adapter_folders
 from uniconv_bench.turnscores import read_scores, scores_path

@@ -26,8 +26,8 @@ from survival.remains import outcome
 from uniconv_bench.bundles import check
 from uniconv_bench.deep import read_all
 from uniconv_bench.errors import UserError
-from uniconv_bench.experiments.outcome import read_outcome
 from uniconv_bench.files import CACHE
+from uniconv_bench.outcomes import read_outcome
 from uniconv_bench.submission import pack
 
 KINDS: dict[str, str] = {

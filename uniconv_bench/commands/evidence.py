@@ -11,6 +11,7 @@ import typer
 
 from uniconv_bench import registry
 from uniconv_bench.commands.shared import (
+    RESULTS,
     JsonOption,
     ProfileOption,
     ResultsOption,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from uniconv_bench.records import ResultRecord
     from uniconv_bench.runs import Run
 
-RESULTS = Path("results")
 LEDGER = RESULTS / "reproductions.jsonl"
 
 

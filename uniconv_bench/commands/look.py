@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from uniconv_bench import registry
-from uniconv_bench.commands.board import RESULTS, SUBMISSIONS
 from uniconv_bench.commands.shared import (
+    RESULTS,
+    SUBMISSIONS,
     JsonOption,
     ResultsOption,
     command_of,

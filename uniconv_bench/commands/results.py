@@ -12,6 +12,7 @@ import typer
 from uniconv_bench import registry
 from uniconv_bench.commands import given
 from uniconv_bench.commands.shared import (
+    RESULTS,
     JsonOption,
     ProfileOption,
     ResultsOption,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 Format = Literal["markdown", "latex", "latex-document", "csv"]
 Paper = Literal["retrieval", "generation", "ablation"]
-RESULTS = Path("results")
 
 
 def score(

@@ -39,6 +39,8 @@ RunsOption = Annotated[
     list[Path],
     typer.Option("--results", help="Folder of records; repeat to pool runs of other seeds."),
 ]
+RESULTS = Path("results")
+SUBMISSIONS = Path("leaderboards/submissions")
 ResultsOption = Annotated[Path, typer.Option(help="Folder of result records.")]
 RetrainOption = Annotated[bool, typer.Option(help="Train anew even if a fitting adapter is there.")]
 DataOption = Annotated[Path | None, typer.Option(help="Folder with the dataset's official files.")]

@@ -12,6 +12,8 @@ import typer
 from uniconv_bench import registry
 from uniconv_bench.commands.board import outputs, tasks
 from uniconv_bench.commands.shared import (
+    RESULTS,
+    SUBMISSIONS,
     JsonOption,
     ResultsOption,
     announce,
@@ -25,9 +27,6 @@ from uniconv_bench.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from uniconv_bench.verification import Repeated
-
-SUBMISSIONS = Path("leaderboards/submissions")
-RESULTS = Path("results")
 
 
 def submit_card() -> None:
