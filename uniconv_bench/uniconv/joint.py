@@ -101,7 +101,7 @@ class JointLoss:
             loss = found.nll * (self._weights.generation / max(work.tokens, 1))
             for key, value in found.values.items():
                 loss = loss + (value * work.place(key, *back)).sum()
-            loss.backward()
+            torch.autograd.backward(loss)
             found = None
         self._processes.add([p.grad for p in learning if p.grad is not None])
         return self._said(terms, values, work)
