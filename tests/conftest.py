@@ -90,6 +90,16 @@ def tiny_model(tiny_folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(tiny_folder).eval()
 
 
+@pytest.fixture
+def form(tiny_tokenizer: Any) -> Any:
+    """What it reads, in the lengths that tests train with."""
+    from test_uniconv import INFERENCE
+
+    from uniconv_bench.prompts import PromptFormat
+
+    return PromptFormat(tiny_tokenizer, INFERENCE.session_tokens, INFERENCE.passage_tokens)
+
+
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sound bundle of the toy task; not to be changed."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_uniconv import END, INFERENCE, task
+from test_uniconv import END, task
 
 from uniconv_bench import decode as module
 from uniconv_bench.conversation import Utterance
@@ -27,11 +27,6 @@ from uniconv_bench.uniconv.parts import _pieces
 PROMPTS = [Prompt(ids) for ids in ([1, 40, 41, 42], [1, 50], [1, 60, 61, 62, 63, 64, 65])]
 """None ends with the filler, which at its place would do as well as the row's own last token."""
 GREEDY = Decoding(ends=(END,), max_new_tokens=12)
-
-
-@pytest.fixture
-def form(tiny_tokenizer: Any) -> PromptFormat:
-    return PromptFormat(tiny_tokenizer, INFERENCE.session_tokens, INFERENCE.passage_tokens)
 
 
 def many(count: int = 13) -> list[Prompt]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_uniconv import END, INFERENCE, learnt, task, trained, training
+from test_uniconv import END, learnt, task, trained, training
 
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import INSTRUCTION, PromptFormat
@@ -19,11 +19,6 @@ from uniconv_bench.training_cards import Validation
 from uniconv_bench.uniconv.embedding import embed
 from uniconv_bench.uniconv.guards import Guards, chat, warnings
 from uniconv_bench.uniconv.losses import response_nll
-
-
-@pytest.fixture
-def form(tiny_tokenizer: Any) -> PromptFormat:
-    return PromptFormat(tiny_tokenizer, INFERENCE.session_tokens, INFERENCE.passage_tokens)
 
 
 def guards(form: PromptFormat, **changes: Any) -> Guards:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_uniconv import END, INFERENCE, WEIGHTS, learnt, task, training
+from test_uniconv import END, WEIGHTS, learnt, task, training
 
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import PromptFormat
@@ -88,11 +88,6 @@ def test_states_of_a_tree_are_those_of_its_rows(tiny_model: Any) -> None:
     for (line, path), row in zip(made.paths, rows, strict=True):
         alone = tiny_model.base_model(torch.tensor([row.ids]), use_cache=False).last_hidden_state[0]
         torch.testing.assert_close(states[line, path], alone, atol=1e-5, rtol=1e-4)
-
-
-@pytest.fixture
-def form(tiny_tokenizer: Any) -> PromptFormat:
-    return PromptFormat(tiny_tokenizer, INFERENCE.session_tokens, INFERENCE.passage_tokens)
 
 
 def batch_of(form: PromptFormat, **changes: Any) -> Any:

@@ -121,11 +121,6 @@ def training(**changes: Any) -> Training:
     return Training(**(defaults | changes))
 
 
-@pytest.fixture
-def form(tiny_tokenizer: Any) -> PromptFormat:
-    return PromptFormat(tiny_tokenizer, INFERENCE.session_tokens, INFERENCE.passage_tokens)
-
-
 # --- losses -------------------------------------------------------------------------------------
 
 

@@ -34,11 +34,6 @@ from uniconv_bench.uniconv.validation import best, held_out, stalled
 WATCHED = Validation(share=0.25, every=1)
 
 
-@pytest.fixture
-def form(tiny_tokenizer: Any) -> PromptFormat:
-    return PromptFormat(tiny_tokenizer, INFERENCE.session_tokens, INFERENCE.passage_tokens)
-
-
 def report_of(folder: Path) -> dict[str, Any]:
     report: dict[str, Any] = json.loads((folder / "training.json").read_text())
     return report
