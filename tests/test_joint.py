@@ -64,12 +64,17 @@ def test_what_is_masked_is_seen_through_the_end_token_alone(start: int, leaks: i
         assert views[place] == path[3 : place + 1]
 
 
-def test_nodes_that_see_less_are_not_gone_on_from() -> None:
-    masked = Row([5, 6, END, 30], unseen=2, start=3)
-    made = packed([[masked, Row([5, 6, END, 30, 31])]])
-    (_, path) = made.paths[1]
-    for place, node in enumerate(path):
-        assert (made.mask[0, 0, node] == 0).nonzero().flatten().tolist() == path[: place + 1]
+@pytest.mark.parametrize("order", [1, -1])
+def test_nodes_that_see_less_are_nobody_elses(order: int) -> None:
+    """Whichever of the two rows grows first."""
+    rows = [Row([5, 6, END, 30], unseen=2, start=3), Row([5, 6, END, 30, 31])][::order]
+    made = packed([rows])
+    masked, plain = (path for _, path in made.paths[::order])
+    seen = {
+        node: (made.mask[0, 0, node] == 0).nonzero().flatten().tolist() for node in masked + plain
+    }
+    assert [seen[node] for node in plain] == [plain[: place + 1] for place in range(5)]
+    assert seen[masked[3]] == masked[2:]
 
 
 def test_masks_are_added_and_every_node_sees_something() -> None:
