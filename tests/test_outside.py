@@ -100,7 +100,11 @@ def refused(card: Path) -> str:
         ('{"count": self.count}', "{'count': self}", "First.fingerprint failed: TypeError: Object"),
         (YIELD, "            raise RuntimeError('two\\nlines')", "failed: RuntimeError: two lines"),
         (YIELD, "            yield turn.turn_id", "First.retrieve failed: ValueError"),
-        (YIELD, "            yield turn.turn_id, [('p', 'high')]", "First.retrieve failed: error"),
+        (
+            YIELD,
+            "            yield turn.turn_id, [('p', 'high')]",
+            "First.retrieve failed: TypeError",
+        ),
         (YIELD, "            yield 'a_9', []", "First.retrieve yielded turn 'a_9', which it was"),
         (YIELD, f"{YIELD}\n{YIELD}", "First.retrieve yielded turn '1_1' twice"),
         (ANSWER, "            raise OSError(28, 'No space')", "Echo.generate failed: OSError"),

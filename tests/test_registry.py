@@ -233,7 +233,7 @@ def test_a_generator_sees_what_its_adapter_is_trained_to_see(tmp_path: Path) -> 
 
 def test_a_submission_card_shows_the_form_that_is_meant(tmp_path: Path) -> None:
     path = tmp_path / "card.toml"
-    path.write_text(example('name = "my-system"').replace("2026-01-31", "31.1.2026"))
+    path.write_text(TEMPLATE.read_text().replace("2026-01-31", "31.1.2026"))
     message = fails(parse_card, SubmissionCard, read_toml(path), path)
     assert "field date: '31.1.2026' is not of the right form" in message
     assert message.endswith("write it as '2026-01-31'")
@@ -400,6 +400,9 @@ def test_resolve(tmp_path: Path) -> None:
         registry.resolve("lacking:Mine", beside=tmp_path)
 
 
+TEMPLATE = Path(registry.__file__).parent / "templates" / "submission.toml"
+
+
 def example(opening: str) -> str:
     """The indented block of CONTRIBUTING.md that begins with a line."""
     text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -414,7 +417,7 @@ def test_the_guides_examples_are_valid_cards(tmp_path: Path) -> None:
     base, _ = registry.system_card("uniconv")
     assert card.adapters["joint"].temperature == 0.05
     assert card.adapters["joint"].losses == base.adapters["joint"].losses
-    path.write_text(example('name = "my-system"'))
+    path.write_text(TEMPLATE.read_text())
     assert parse_card(SubmissionCard, read_toml(path), path).tasks == ("qrecc",)
 
 

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from uniconv_bench.definitions import PerTurn
 from uniconv_bench.errors import UserError
 from uniconv_bench.records import ResultRecord, Score
-from uniconv_bench.statistics import pooled, summarise_runs
 from uniconv_bench.system_cards import SystemCard
 
 SEED = "seed"
@@ -85,6 +84,8 @@ def _entry(runs: Sequence[ResultRecord], turn_scores: TurnScores) -> Entry:
     first = runs[0]
     if len(runs) == 1:
         return Entry(first, first.scores, turn_scores.get(first.digest, {}), None)
+    from uniconv_bench.statistics import pooled
+
     refuse_other_runs(runs)
     where = f"{first.system.name} on {first.task.name}"
     scores, by_turn = [], {}
@@ -111,5 +112,7 @@ def _seeds_of(runs: Sequence[ResultRecord]) -> str:
 
 def _pooled_score(score: Score, runs: Sequence[PerTurn]) -> Score:
     """The mean over seeds, its interval over conversations and seeds."""
+    from uniconv_bench.statistics import summarise_runs
+
     said = summarise_runs(runs)
     return score.model_copy(update={"mean": said.mean, "ci95": said.ci95})

@@ -27,7 +27,6 @@ from uniconv_bench.rendering import (
     metric_label,
 )
 from uniconv_bench.seeds import Entry, TurnScores, pooled_entries
-from uniconv_bench.statistics import LEVEL, holm, p_value
 
 if TYPE_CHECKING:
     from uniconv_bench.cards import Reported
@@ -226,6 +225,8 @@ def _best(
     spread: Spread | None,
 ) -> tuple[frozenset[tuple[str, Column]], str]:
     """What is bold, and by which rule."""
+    from uniconv_bench.statistics import LEVEL, holm
+
     best: set[tuple[str, Column]] = set()
     p_values: dict[tuple[str, Column], float] = {}
     plain = []
@@ -249,6 +250,8 @@ def _best(
 
 
 def _p(one: str, other: str, column: Column, turns: Mapping[str, PerTurn]) -> float:
+    from uniconv_bench.statistics import p_value
+
     if turns[one].keys() != turns[other].keys():
         where = " ".join(column)
         raise UserError(f"{one} and {other} were averaged over different turns of {where}")

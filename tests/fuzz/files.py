@@ -18,9 +18,9 @@ from fuzz.target import Target, of_file
 from reading import RAW, everything, unsized
 from test_records import make_record, make_score
 
-from uniconv_bench.bundles import examine
 from uniconv_bench.cards import SubmissionCard, parse_card
 from uniconv_bench.claims import read_claims
+from uniconv_bench.examination import examine
 from uniconv_bench.files import cache_dir, digest_of, read_toml
 from uniconv_bench.prepare import prepare
 from uniconv_bench.progress import Silent
