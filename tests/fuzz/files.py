@@ -19,7 +19,7 @@ from reading import RAW, everything, unsized
 from test_records import make_record, make_score
 
 from uniconv_bench.cards import SubmissionCard, parse_card
-from uniconv_bench.claims import read_claims
+from uniconv_bench.claim_cards import read_claims
 from uniconv_bench.examination import examine
 from uniconv_bench.files import cache_dir, digest_of, read_toml
 from uniconv_bench.prepare import prepare
