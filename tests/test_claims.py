@@ -114,6 +114,23 @@ def test_trainings_that_differ_beyond_cards_and_single_seeds_are_told(tmp_path: 
     assert "single training run" in alike[0]
     (seeds,) = judge([claim(PART)], "sample", [tmp_path / "alike"] * 2)
     assert notes([seeds]) == []
+    assert seeds.verdict == "inconclusive"
+    assert seeds.settle[0] == "F1 of a above b: 1 more trainings of each system, with other seeds"
+    (enough,) = judge([claim(PART)], "sample", [tmp_path / "alike"] * 3)
+    assert enough.verdict == "supported"
+    put(tmp_path / "alike", "qrecc", "b", {"f1": steady(0.4)})  # nothing is trained on one side
+    assert verdict(tmp_path / "alike", PART).verdict == "supported"
+
+
+def test_all_trainings_of_a_system_count(tmp_path: Path) -> None:
+    facts = {"seed": 1, "device": "cpu", "package": "0.1.0", "libraries": {}, "code": "a" * 64}
+    one = {**facts, "steps": 5, "tokens": 9, "peak_memory_bytes": 0}
+    put(tmp_path, "qrecc", "a", {"f1": steady(0.7)}, training={"x": one})
+    put(tmp_path, "qrecc", "b", {"f1": steady(0.4)}, training={"x": one, "y": one})
+    told = notes([verdict(tmp_path, PART)])
+    assert "a and b were trained with unlike steps: 5 and 5 + 5." in told
+    assert "a and b were trained with unlike tokens: 9 and 9 + 9." in told
+    assert not any("unlike code" in line for line in told)
 
 
 def test_limited_records_judge_nothing_and_partial_data_is_told(tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ from uniconv_bench.evidence import Evidence, Results
 from uniconv_bench.rendering import metric_label, percent
 from uniconv_bench.statistics import LEVEL, Difference, holm
 
+SEEDS = 3
+"""Trainings of each system that a verdict on trained systems rests on: how far scores differ by
+chance alone is seen from no fewer."""
 Verdict = Literal["supported", "contradicted", "inconclusive", "not measured"]
 
 
@@ -38,13 +41,16 @@ class Judged:
         side = _side(evidence.difference, p)
         sides = {_side(found, p_by_task[task]) for task, found in evidence.by_task.items()}
         verdicts: dict[int, Verdict] = {1: "supported", -1: "contradicted", 0: "inconclusive"}
-        return Judged(evidence, p, p_by_task, verdicts[0 if -side in sides else side])
+        unsure = -side in sides or (evidence.of_trainings and evidence.runs < SEEDS)
+        return Judged(evidence, p, p_by_task, verdicts[0 if unsure else side])
 
     def settle(self) -> str | None:
         """What would decide it; None: it is decided, or no number of turns would."""
         found, part = self.evidence.difference, says(self.evidence.part)
         if self.verdict != "inconclusive":
             return None
+        if self.evidence.of_trainings and (lacking := SEEDS - self.evidence.runs) > 0:
+            return f"{part}: {lacking} more trainings of each system, with other seeds"
         if self.p < LEVEL:
             return f"{part}: some task says the contrary, so look at each"
         if (needed := found.turns_to_settle) is None:

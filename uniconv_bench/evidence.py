@@ -14,7 +14,7 @@ from uniconv_bench.comparison import Measured, measured, same_turns
 from uniconv_bench.errors import UserError
 from uniconv_bench.footnotes import PART
 from uniconv_bench.outcomes import ALL, OUTCOME, read_outcome
-from uniconv_bench.records import STUDIES, ResultRecord
+from uniconv_bench.records import STUDIES, ResultRecord, TrainingPart
 from uniconv_bench.statistics import Difference, paired
 from uniconv_bench.tables import PAPER_TASKS
 
@@ -29,6 +29,8 @@ class Evidence:
         by_task: task -> its own difference.
         backbones: of the systems.
         runs: of each system, with other seeds, that were pooled.
+        of_trainings: whether trained systems are compared with each other, so that chance in
+            training is a part of what is seen.
         cautions: in what the systems' training differs beyond their cards, and partial data.
     """
 
@@ -37,6 +39,7 @@ class Evidence:
     by_task: Mapping[str, Difference]
     backbones: tuple[str, ...]
     runs: int
+    of_trainings: bool
     cautions: tuple[str, ...]
 
 
@@ -72,10 +75,11 @@ class Results:
         whole = found.pop(ALL) if ALL in found else next(iter(found.values()))
         told = [f"Study {part.study}: {line}" for line in outcome.limits()]
         backbones = dict.fromkeys(name or "none" for name in outcome.backbones.values())
-        return Evidence(part, whole, found, tuple(backbones), 1, tuple(told))
+        return Evidence(part, whole, found, tuple(backbones), 1, False, tuple(told))
 
     def _of_systems(self, part: SystemPart) -> Evidence | None:
         pairs, backbones, told = {}, [], []
+        trained = False
         for task in PAPER_TASKS:
             if not all(self._there(system, task) for system in (part.above, part.below)):
                 continue
@@ -84,6 +88,7 @@ class Results:
             pairs[task] = same_turns(one, other, part.metric)
             backbones.append(one.record.system.backbone or "none")
             told += _trained_unlike(one.record, other.record)
+            trained |= all(m.record.provenance.training for m in (one, other))
             if one.record.task.part:
                 told.append(f"{task}: {PART}, {'; '.join(one.record.task.part)}.")
         if not pairs:
@@ -94,6 +99,7 @@ class Results:
             {task: paired(pair, null=-part.margin) for task, pair in pairs.items()},
             tuple(dict.fromkeys(backbones)),
             len(self.results),
+            trained,
             tuple(dict.fromkeys(told)),
         )
 
@@ -139,12 +145,14 @@ def _trained_unlike(one: ResultRecord, other: ResultRecord) -> list[str]:
         return []
     names = f"{one.system.name} and {other.system.name}"
     lines = []
-    for what, of in (
-        ("steps", lambda training: f"{training.steps:,}"),
-        ("tokens", lambda training: f"{training.tokens:,}"),
-        ("code", lambda training: training.code[:12]),
-    ):
-        first, second = (" + ".join(dict.fromkeys(map(of, side))) for side in (ours, theirs))
+    for what in ("steps", "tokens", "code"):
+        first, second = (_of_trainings(side, what) for side in (ours, theirs))
         if first != second:
             lines.append(f"{names} were trained with unlike {what}: {first} and {second}.")
     return lines
+
+
+def _of_trainings(side: Sequence[TrainingPart], what: str) -> str:
+    if what == "code":
+        return ", ".join(sorted({training.code[:12] for training in side}))
+    return " + ".join(f"{getattr(training, what):,}" for training in side)
