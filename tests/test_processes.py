@@ -36,8 +36,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 sys.path.insert(0, sys.argv[1])
-from test_joint import INFERENCE, WEIGHTS, batch_of, gradients
-from test_uniconv import END, Stopped, StopAfter, task, tiny, training
+from test_joint import WEIGHTS, batch_of, gradients
+from test_uniconv import END, INFERENCE, Stopped, StopAfter, task, tiny, training
 from uniconv_bench.training_cards import Lora, Validation
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import PromptFormat

@@ -23,9 +23,9 @@ from bundling import CARD, TASKS, files
 from survival.pipeline import REPOSITORY, Place, began, ended
 from survival.remains import outcome
 
-from uniconv_bench.bundles import check
 from uniconv_bench.deep import read_all
 from uniconv_bench.errors import UserError
+from uniconv_bench.examination import check
 from uniconv_bench.files import CACHE
 from uniconv_bench.outcomes import read_outcome
 from uniconv_bench.submission import pack
