@@ -22,7 +22,7 @@ def test_the_largest_corpus_with_the_backbone_of_the_paper() -> None:
     assert list(costs) == ["exact, float32", "exact, float16", "Flat", "HNSW32", "IVF32768,PQ64"]
     full, half = costs["exact, float32"], costs["exact, float16"]
     assert (full.disk, half.disk) == (894_125_080_576, 447_062_540_288)
-    assert half.memory < full.memory < 500_000_000
+    assert half.memory < full.memory < 600_000_000
     assert costs["Flat"].memory == pytest.approx(894e9, rel=1e-3)
     assert costs["HNSW32"].memory == pytest.approx(54_573_064 * (4 * 4096 + 264), rel=1e-3)
     inverted = costs["IVF32768,PQ64"]

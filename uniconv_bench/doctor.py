@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import CACHE, cache_dir, require_writable
+from uniconv_bench.machine import cores
 from uniconv_bench.system import Progress
 
 GIB = 1024**3
@@ -130,8 +131,7 @@ def _device() -> Iterator[Check]:
 
 
 def _machine() -> Iterator[Check]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Check("cores", "ok", f"{cores}")
+    yield Check("cores", "ok", f"{cores()}")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     enough = memory >= NEEDED_MEMORY
     mend = "" if enough else f"the main command needs about {NEEDED_MEMORY / GIB:.0f} GiB"

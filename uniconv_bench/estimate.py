@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from uniconv_bench.assembly import BOUNDS, Setup
 from uniconv_bench.cards import Profile
 from uniconv_bench.evaluation import Evaluation
 from uniconv_bench.files import digest_of
+from uniconv_bench.machine import cores
 from uniconv_bench.progress import Silent
 from uniconv_bench.recording import RUN
 from uniconv_bench.system import Encoding, Progress
@@ -180,7 +180,6 @@ def _rates(backbone: Backbone | None) -> tuple[float, float]:
     A core of a current server was seen to read 400 and train 220 tokens a second of a backbone of
     135 M parameters; one GPU does the work of some hundred cores.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-    workers = 200 if shutil.which("nvidia-smi") else cores
+    workers = 200 if shutil.which("nvidia-smi") else cores()
     size = (backbone.parameters if backbone else 135_000_000) / 135_000_000
     return 400 * workers / size, 220 * workers / size

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from uniconv_bench.cards import Bm25Settings
+from uniconv_bench.machine import cores
 from uniconv_bench.system import Corpus, Ranking
 
-QUERIES = 256
-"""Queries that are scored at once; while some wait for a product others are weighed."""
+QUERIES = 512
+"""Most queries that are scored at once, by one thread; fewer where cores would be idle."""
 PRODUCTS = 1 << 17
 """Products of single coordinates in memory; few enough for a cache."""
 ROUNDING = 2.0**-24
@@ -63,12 +65,13 @@ class ExactIndex:
             advance: told how many more passages are done.
         """
         arrays = InNumpy() if self._device is None else InTorch(self._device)
+        together = max(1, min(QUERIES, -(-len(queries) // cores())))
         nearest = [
-            _Nearest(arrays, queries[start : start + QUERIES], self._ids, depth)
-            for start in range(0, len(queries), QUERIES)
+            _Nearest(arrays, queries[start : start + together], self._ids, depth)
+            for start in range(0, len(queries), together)
         ]
         rows = 0
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor() as pool, arrays.one_thread_a_group():
             for stored in self._blocks(arrays, block or arrays.block):
                 passages = arrays.put(stored)
                 squares = arrays.xp.einsum("ij,ij->i", passages, passages)
@@ -106,13 +109,20 @@ def _mapped(path: Path) -> Any:
 class InNumpy:
     """Where blocks of passages are multiplied: on the CPU, in numpy."""
 
-    block = 2048
+    block = 4096
     """Passages that are scored at once."""
 
     def __init__(self) -> None:
         import numpy
 
         self.xp = numpy
+
+    def one_thread_a_group(self) -> AbstractContextManager[Any]:
+        """Products of groups at once: OpenBLAS with threads of its own would take them in turn."""
+        from threadpoolctl import threadpool_limits
+
+        alone: AbstractContextManager[Any] = threadpool_limits(1, "blas")
+        return alone
 
     def read(self, path: Path, start: int, size: int) -> Any:
         """Rows of a shard; its map is gone afterwards, and does not count as memory."""
@@ -136,6 +146,10 @@ class InTorch:
         import torch
 
         self.xp, self._device = torch, device
+
+    def one_thread_a_group(self) -> AbstractContextManager[Any]:
+        """See `InNumpy`."""
+        return nullcontext()
 
     def read(self, path: Path, start: int, size: int) -> Any:
         """See `InNumpy`."""

@@ -117,7 +117,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 def _hardware() -> str:
     """CPU, cores, memory and, if torch is at work with CUDA, the GPU. Never imports torch."""
-    parts = [_cpu_name(), f"{_cores()} cores"]
+    parts = [_cpu_name(), f"{cores()} cores"]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         parts.append(f"{size / 2**30:.0f} GiB memory")
@@ -128,7 +128,8 @@ def _hardware() -> str:
     return ", ".join(parts)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """That this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
