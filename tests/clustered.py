@@ -13,7 +13,8 @@ from math import erf, sqrt
 import numpy as np
 
 from uniconv_bench.definitions import PerTurn
-from uniconv_bench.statistics import LEVEL, p_value, paired, summarise
+from uniconv_bench.statistics.differences import p_value, paired
+from uniconv_bench.statistics.intervals import LEVEL, summarise
 
 ALIKE = 0.4
 """Correlation of two turns of one conversation, before the values are squeezed into [0, 1]."""

@@ -11,7 +11,8 @@ from evidence import put, steady
 
 from uniconv_bench.errors import UserError
 from uniconv_bench.records import ResultRecord, read_records
-from uniconv_bench.statistics import pooled, summarise, summarise_runs
+from uniconv_bench.statistics.intervals import summarise
+from uniconv_bench.statistics.pooling import pooled, summarise_runs
 from uniconv_bench.tables import table
 from uniconv_bench.turnscores import scores_at_hand
 

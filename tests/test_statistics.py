@@ -11,16 +11,11 @@ import pytest
 from clustered import as_if_independent, level, measured, rival, world
 from scipy.stats import permutation_test, ttest_1samp
 
-from uniconv_bench.statistics import (
-    conversation_of,
-    holm,
-    p_value,
-    paired,
-    pooled,
-    ranks,
-    spread_of_runs,
-    summarise,
-)
+from uniconv_bench.statistics.clusters import conversation_of
+from uniconv_bench.statistics.differences import p_value, paired
+from uniconv_bench.statistics.intervals import summarise
+from uniconv_bench.statistics.multiplicity import holm, ranks
+from uniconv_bench.statistics.pooling import pooled, spread_of_runs
 
 
 def test_conversations() -> None:

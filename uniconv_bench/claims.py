@@ -10,7 +10,9 @@ from typing import Literal
 from uniconv_bench.claim_cards import Claim, Part, StudyPart
 from uniconv_bench.evidence import Evidence, Results
 from uniconv_bench.rendering import metric_label, percent
-from uniconv_bench.statistics import LEVEL, Difference, holm
+from uniconv_bench.statistics.differences import Difference
+from uniconv_bench.statistics.intervals import LEVEL
+from uniconv_bench.statistics.multiplicity import holm
 
 SEEDS = 3
 """Trainings of each system that a verdict on trained systems rests on: how far scores differ by

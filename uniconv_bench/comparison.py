@@ -17,16 +17,10 @@ from uniconv_bench.records import ResultRecord, read_record
 from uniconv_bench.rendering import metric_label, p_text, percent
 from uniconv_bench.seeds import refuse_other_runs
 from uniconv_bench.spread import Spread
-from uniconv_bench.statistics import (
-    FEW,
-    LEVEL,
-    Difference,
-    PairedDifference,
-    holm,
-    paired,
-    pooled,
-    spread_of_runs,
-)
+from uniconv_bench.statistics.differences import Difference, PairedDifference, paired
+from uniconv_bench.statistics.intervals import FEW, LEVEL
+from uniconv_bench.statistics.multiplicity import holm
+from uniconv_bench.statistics.pooling import pooled, spread_of_runs
 from uniconv_bench.turnscores import read_scores
 
 MOVED = 10

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from uniconv_bench.definitions import RETRIEVAL, PerTurn, parse_metric
 from uniconv_bench.records import ResultRecord
-from uniconv_bench.statistics import conversation_of
+from uniconv_bench.statistics.clusters import conversation_of
 
 Ranking = Sequence[tuple[str, float]]
 """(passage, score) of a turn, as a run file has them."""

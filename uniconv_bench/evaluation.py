@@ -350,7 +350,10 @@ class Evaluation:
             "answers": digest_of_file(answers_file) if answers_file else None,
             "metrics": names,
             "retrieves": self.retrieves,
-            "code": digest_of_code("definitions", "metrics", "runs", "evaluation", "statistics"),
+            "code": digest_of_code(
+                *("definitions", "metrics", "runs", "evaluation"),
+                *("statistics/clusters", "statistics/intervals"),
+            ),
             "libraries": {name: metadata.version(name) for name in packages_of(names)},
         }
         return folder_of("scores", self.setup.card.name, fingerprint), fingerprint

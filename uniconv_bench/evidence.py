@@ -15,7 +15,7 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.footnotes import PART
 from uniconv_bench.outcomes import ALL, OUTCOME, read_outcome
 from uniconv_bench.records import STUDIES, ResultRecord, TrainingPart
-from uniconv_bench.statistics import Difference, paired
+from uniconv_bench.statistics.differences import Difference, paired
 from uniconv_bench.tables import PAPER_TASKS
 
 

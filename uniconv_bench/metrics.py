@@ -211,7 +211,7 @@ def _of_stage(names: Sequence[str], stage: Stage) -> list[Metric]:
 
 def metric_score(name: str, per_turn: Mapping[str, float]) -> Score:
     """A metric's values by turn as the score that a result record holds."""
-    from uniconv_bench.statistics import summarise
+    from uniconv_bench.statistics.intervals import summarise
 
     summary = summarise(per_turn)
     return Score(

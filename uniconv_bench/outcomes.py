@@ -11,7 +11,7 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.files import read_json
 from uniconv_bench.records import Count, Digest, Provenance
 from uniconv_bench.sealed import Sealed, Strict, opened, write_sealed
-from uniconv_bench.statistics import Difference
+from uniconv_bench.statistics.differences import Difference
 
 OUTCOME = "outcome.json"
 ALL = "all tasks"

@@ -14,7 +14,8 @@ from uniconv_bench.cards import SubmissionCard
 from uniconv_bench.definitions import PerTurn
 from uniconv_bench.records import Score
 from uniconv_bench.rendering import metric_label
-from uniconv_bench.statistics import MetricSummary, ranks, summarise
+from uniconv_bench.statistics.intervals import MetricSummary, summarise
+from uniconv_bench.statistics.multiplicity import ranks
 
 Source = Literal["ours", "submission", "published"]
 Kind = Literal["retrieval", "generation", "both"]

@@ -15,7 +15,7 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.records import Score
 
 if TYPE_CHECKING:
-    from uniconv_bench.statistics import MetricSummary
+    from uniconv_bench.statistics.intervals import MetricSummary
 
 Column = tuple[str, str]
 """(task, metric)"""

@@ -20,7 +20,7 @@ from uniconv_bench.footnotes import PART
 from uniconv_bench.records import ResultRecord, results_of
 from uniconv_bench.seeds import settings_apart
 from uniconv_bench.spread import numerical_spread
-from uniconv_bench.statistics import paired
+from uniconv_bench.statistics.differences import paired
 
 if TYPE_CHECKING:
     from uniconv_bench.cards import Reported

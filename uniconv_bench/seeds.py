@@ -84,7 +84,7 @@ def _entry(runs: Sequence[ResultRecord], turn_scores: TurnScores) -> Entry:
     first = runs[0]
     if len(runs) == 1:
         return Entry(first, first.scores, turn_scores.get(first.digest, {}), None)
-    from uniconv_bench.statistics import pooled
+    from uniconv_bench.statistics.pooling import pooled
 
     refuse_other_runs(runs)
     where = f"{first.system.name} on {first.task.name}"
@@ -112,7 +112,7 @@ def _seeds_of(runs: Sequence[ResultRecord]) -> str:
 
 def _pooled_score(score: Score, runs: Sequence[PerTurn]) -> Score:
     """The mean over seeds, its interval over conversations and seeds."""
-    from uniconv_bench.statistics import summarise_runs
+    from uniconv_bench.statistics.pooling import summarise_runs
 
     said = summarise_runs(runs)
     return score.model_copy(update={"mean": said.mean, "ci95": said.ci95})

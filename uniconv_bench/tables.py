@@ -225,7 +225,8 @@ def _best(
     spread: Spread | None,
 ) -> tuple[frozenset[tuple[str, Column]], str]:
     """What is bold, and by which rule."""
-    from uniconv_bench.statistics import LEVEL, holm
+    from uniconv_bench.statistics.intervals import LEVEL
+    from uniconv_bench.statistics.multiplicity import holm
 
     best: set[tuple[str, Column]] = set()
     p_values: dict[tuple[str, Column], float] = {}
@@ -250,7 +251,7 @@ def _best(
 
 
 def _p(one: str, other: str, column: Column, turns: Mapping[str, PerTurn]) -> float:
-    from uniconv_bench.statistics import p_value
+    from uniconv_bench.statistics.differences import p_value
 
     if turns[one].keys() != turns[other].keys():
         where = " ".join(column)

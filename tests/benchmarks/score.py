@@ -23,7 +23,7 @@ from typing import Any
 import pytrec_eval
 
 from uniconv_bench import metrics
-from uniconv_bench.statistics import resamples
+from uniconv_bench.statistics.intervals import resamples
 
 GOAL = 3.0
 METRICS = ("mrr", "ndcg@3", "recall@10", "recall@100", "f1")

@@ -47,9 +47,10 @@ def score(
     as_json: JsonOption = False,
 ) -> None:
     """Score a run and answers: of a task, or bare files with --qrels and --references."""
-    from uniconv_bench import display, metrics, origin, runs, statistics
+    from uniconv_bench import display, metrics, origin, runs
     from uniconv_bench.cards import check_cutoff
     from uniconv_bench.definitions import computable, of_stage, parse_metric
+    from uniconv_bench.statistics.intervals import summarise
     from uniconv_bench.task import load_task
 
     if task is not None and (qrels_file or references_file):
@@ -101,7 +102,7 @@ def score(
         raise UserError(f"nothing to score{what}", mend=mend)
     if of and of.part:
         note(f"{of.card.name}: part of the dataset, {'; '.join(of.part)}")
-    scores = {name: asdict(statistics.summarise(values)) for name, values in per_turn.items()}
+    scores = {name: asdict(summarise(values)) for name, values in per_turn.items()}
     if as_json:
         print_json({"scores": scores})
         return

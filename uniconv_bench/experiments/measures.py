@@ -13,7 +13,9 @@ from uniconv_bench.definitions import PerTurn, normalise, token_f1
 from uniconv_bench.evaluation import Evaluation
 from uniconv_bench.experiments.slices import sliced
 from uniconv_bench.outcomes import ALL, Gap, Mean
-from uniconv_bench.statistics import holm, paired, summarise
+from uniconv_bench.statistics.differences import paired
+from uniconv_bench.statistics.intervals import summarise
+from uniconv_bench.statistics.multiplicity import holm
 from uniconv_bench.study_cards import Extra, StudyCard
 from uniconv_bench.system import Answer
 from uniconv_bench.task import Task

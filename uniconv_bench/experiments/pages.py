@@ -20,7 +20,7 @@ from uniconv_bench.outcomes import (
     write_outcome,
 )
 from uniconv_bench.rendering import GAP, escape_markdown
-from uniconv_bench.statistics import FEW
+from uniconv_bench.statistics.intervals import FEW
 
 PAGE, CSV = "study.md", "means.csv"
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from uniconv_bench.outcomes import Gap, Mean, Watched
 from uniconv_bench.rendering import metric_label
-from uniconv_bench.statistics import LEVEL
+from uniconv_bench.statistics.intervals import LEVEL
 from uniconv_bench.study_cards import Expectation, Goal, StudyCard
 
 MEASURES = {
