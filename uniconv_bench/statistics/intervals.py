@@ -67,7 +67,7 @@ def bootstrap_interval(clusters: Sequence[Clusters]) -> tuple[float, float]:
     draws = resamples(*map(len, clusters))
     means = np.mean([c.resampled(d) for c, d in zip(clusters, draws, strict=True)], axis=0)
     count = sum(map(len, clusters))
-    low, high = np.percentile(means, tails(count - len(clusters), count))
+    low, high = np.percentile(means, _tails(count - len(clusters), count))
     return float(low), float(high)
 
 
@@ -84,18 +84,17 @@ def resamples(*counts: int) -> list[Floats]:
     ]
 
 
-def tails(free: int, count: int, of_t: float | None = None) -> tuple[float, float]:
+def _tails(free: int, count: int) -> tuple[float, float]:
     """The percentiles that end a 95 % interval of so many conversations.
 
     Plain ones are too narrow for few conversations; these make the interval of a mean of normal
     values as wide as Student's (Hesterberg 2015, "expanded percentile").
 
     Args:
-        free: degrees of freedom of the conversations.
+        free: degrees of freedom.
         count: of conversations.
-        of_t: degrees of freedom of the mean, where conversations are not all it varies with.
     """
     from scipy.special import ndtr, stdtrit
 
-    tail = 100 * float(ndtr(stdtrit(of_t or free, LEVEL / 2) * math.sqrt(count / free)))
+    tail = 100 * float(ndtr(stdtrit(free, LEVEL / 2) * math.sqrt(count / free)))
     return tail, 100 - tail
