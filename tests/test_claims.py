@@ -97,36 +97,46 @@ def test_parts_of_a_family_are_corrected_together(tmp_path: Path) -> None:
     assert [a.parts[0].p for a in judge(apart, "sample", [tmp_path])] == [p] * 4
 
 
-def test_trainings_that_differ_beyond_cards_and_single_seeds_are_told(tmp_path: Path) -> None:
-    def training(steps: int, code: str) -> dict[str, object]:
-        facts = {"seed": 1, "device": "cpu", "package": "0.1.0", "libraries": {}}
-        return {
-            "x": {**facts, "code": code * 64, "steps": steps, "tokens": 9, "peak_memory_bytes": 0}
-        }
+def training(seed: int = 1, code: str = "a", steps: int = 5) -> dict[str, object]:
+    facts = {"device": "cpu", "package": "0.1.0", "libraries": {}, "peak_memory_bytes": 0}
+    return {**facts, "seed": seed, "code": code * 64, "steps": steps, "tokens": 9}
 
+
+def test_trainings_that_differ_beyond_cards_and_single_seeds_are_told(tmp_path: Path) -> None:
     for folder, code in (("alike", "a"), ("unlike", "b")):
-        put(tmp_path / folder, "qrecc", "a", {"f1": steady(0.7)}, training=training(5, "a"))
-        put(tmp_path / folder, "qrecc", "b", {"f1": steady(0.4)}, training=training(5, code))
+        put(tmp_path / folder, "qrecc", "a", {"f1": steady(0.7)}, training={"x": training()})
+        put(tmp_path / folder, "qrecc", "b", {"f1": steady(0.4)}, training={"x": training(1, code)})
     alike, unlike = (notes([verdict(tmp_path / name, PART)]) for name in ("alike", "unlike"))
     assert [line for line in unlike if line not in alike] == [
         "a and b were trained with unlike code: aaaaaaaaaaaa and bbbbbbbbbbbb."
     ]
     assert "single training run" in alike[0]
-    (seeds,) = judge([claim(PART)], "sample", [tmp_path / "alike"] * 2)
-    assert notes([seeds]) == []
-    assert seeds.verdict == "inconclusive"
-    assert seeds.settle[0] == "F1 of a above b: 1 more trainings of each system, with other seeds"
-    (enough,) = judge([claim(PART)], "sample", [tmp_path / "alike"] * 3)
-    assert enough.verdict == "supported"
-    put(tmp_path / "alike", "qrecc", "b", {"f1": steady(0.4)})  # nothing is trained on one side
-    assert verdict(tmp_path / "alike", PART).verdict == "supported"
+
+
+def test_a_verdict_on_trained_systems_takes_three_seeds_of_each(tmp_path: Path) -> None:
+    folders = [tmp_path / str(seed) for seed in (1, 2, 3)]
+    for seed, folder in enumerate(folders, 1):
+        for system, value in (("a", 0.7), ("b", 0.4)):
+            put(folder, "qrecc", system, {"f1": steady(value)}, training={"x": training(seed)})
+
+    def judged(*results: Path) -> Answer:
+        (answer,) = judge([claim(PART)], "sample", results)
+        return answer
+
+    assert judged(*folders).verdict == "supported"
+    assert "yet other seeds" in notes([judged(*folders)])[0]
+    for lacking, results in ((1, folders[:2]), (2, folders[:1] * 3)):  # the same thrice is once
+        answer = judged(*results)
+        assert answer.verdict == "inconclusive"
+        more = f"{lacking} more trainings of each system, with other seeds"
+        assert answer.settle[0] == f"F1 of a above b: {more}"
+    put(tmp_path / "1", "qrecc", "b", {"f1": steady(0.4)})  # nothing is trained on one side
+    assert judged(tmp_path / "1").verdict == "supported"
 
 
 def test_all_trainings_of_a_system_count(tmp_path: Path) -> None:
-    facts = {"seed": 1, "device": "cpu", "package": "0.1.0", "libraries": {}, "code": "a" * 64}
-    one = {**facts, "steps": 5, "tokens": 9, "peak_memory_bytes": 0}
-    put(tmp_path, "qrecc", "a", {"f1": steady(0.7)}, training={"x": one})
-    put(tmp_path, "qrecc", "b", {"f1": steady(0.4)}, training={"x": one, "y": one})
+    put(tmp_path, "qrecc", "a", {"f1": steady(0.7)}, training={"x": training()})
+    put(tmp_path, "qrecc", "b", {"f1": steady(0.4)}, training={"x": training(), "y": training()})
     told = notes([verdict(tmp_path, PART)])
     assert "a and b were trained with unlike steps: 5 and 5 + 5." in told
     assert "a and b were trained with unlike tokens: 9 and 9 + 9." in told

@@ -43,7 +43,7 @@ class Judged:
         side = _side(evidence.difference, p)
         sides = {_side(found, p_by_task[task]) for task, found in evidence.by_task.items()}
         verdicts: dict[int, Verdict] = {1: "supported", -1: "contradicted", 0: "inconclusive"}
-        unsure = -side in sides or (evidence.of_trainings and evidence.runs < SEEDS)
+        unsure = -side in sides or (evidence.of_trainings and evidence.trainings < SEEDS)
         return Judged(evidence, p, p_by_task, verdicts[0 if unsure else side])
 
     def settle(self) -> str | None:
@@ -51,7 +51,7 @@ class Judged:
         found, part = self.evidence.difference, says(self.evidence.part)
         if self.verdict != "inconclusive":
             return None
-        if self.evidence.of_trainings and (lacking := SEEDS - self.evidence.runs) > 0:
+        if self.evidence.of_trainings and (lacking := SEEDS - self.evidence.trainings) > 0:
             return f"{part}: {lacking} more trainings of each system, with other seeds"
         if self.p < LEVEL:
             return f"{part}: some task says the contrary, so look at each"

@@ -52,6 +52,12 @@ class Measured:
         return self.records[0]
 
     @property
+    def trainings(self) -> int:
+        """Those with other seeds; 0 of a system that is not trained."""
+        trained = [record.provenance.training for record in self.records]
+        return len({tuple(sorted((n, t.seed) for n, t in own.items())) for own in trained if own})
+
+    @property
     def title(self) -> str:
         """As people call it."""
         return self.record.system.title
@@ -119,12 +125,13 @@ def measured(system: str, task: str, profile: str, results: Sequence[Path]) -> M
 
 
 def measured_at(paths: Sequence[Path]) -> Measured:
-    """As `measured`, of record files wherever they are."""
-    records = [read_record(path) for path in paths]
+    """As `measured`, of record files wherever they are; one that is there twice counts once."""
+    found = {record.digest: (record, path) for path in paths for record in [read_record(path)]}
+    records = [record for record, _ in found.values()]
     for record in records[1:]:
         refuse_unlike(records[0], record)
     refuse_other_runs(records)
-    scores = [read_scores(r, path) for r, path in zip(records, paths, strict=True)]
+    scores = [read_scores(record, path) for record, path in found.values()]
     names = [name for name in scores[0] if all(name in of_run for of_run in scores)]
     runs = {name: [of_run[name] for of_run in scores] for name in names}
     for name in names:

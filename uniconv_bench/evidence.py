@@ -13,8 +13,8 @@ from uniconv_bench.claim_cards import Claim, Part, StudyPart, SystemPart
 from uniconv_bench.comparison import Measured, measured, same_turns
 from uniconv_bench.errors import UserError
 from uniconv_bench.footnotes import PART
-from uniconv_bench.outcomes import ALL, OUTCOME, read_outcome
-from uniconv_bench.records import STUDIES, ResultRecord, TrainingPart
+from uniconv_bench.outcomes import ALL, outcome_path, read_outcome
+from uniconv_bench.records import ResultRecord, TrainingPart
 from uniconv_bench.statistics.differences import Difference, paired
 from uniconv_bench.tables import PAPER_TASKS
 
@@ -28,7 +28,7 @@ class Evidence:
         difference: above 0 if it is so; the mean over the tasks that all sides were measured on.
         by_task: task -> its own difference.
         backbones: of the systems.
-        runs: of each system, with other seeds, that were pooled.
+        trainings: with other seeds, of the trained system that has the fewest; 0: none is trained.
         of_trainings: whether trained systems are compared with each other, so that chance in
             training is a part of what is seen.
         cautions: in what the systems' training differs beyond their cards, and partial data.
@@ -38,7 +38,7 @@ class Evidence:
     difference: Difference
     by_task: Mapping[str, Difference]
     backbones: tuple[str, ...]
-    runs: int
+    trainings: int
     of_trainings: bool
     cautions: tuple[str, ...]
 
@@ -54,9 +54,7 @@ class Results:
         return all((f / self.profile / system / f"{task}.json").is_file() for f in self.results)
 
     def _outcome(self, study: str) -> Path | None:
-        """Of the first folder that has one; seeds of studies are not pooled."""
-        paths = (f / STUDIES / self.profile / study / OUTCOME for f in self.results)
-        return next((path for path in paths if path.is_file()), None)
+        return outcome_path(self.results, self.profile, study)
 
     def of(self, part: Part) -> Evidence | None:
         """None where no task, or no study, has what is compared."""
@@ -79,7 +77,8 @@ class Results:
 
     def _of_systems(self, part: SystemPart) -> Evidence | None:
         pairs, backbones, told = {}, [], []
-        trained = False
+        trainings: list[int] = []
+        of_trainings = False
         for task in PAPER_TASKS:
             if not all(self._there(system, task) for system in (part.above, part.below)):
                 continue
@@ -88,7 +87,9 @@ class Results:
             pairs[task] = same_turns(one, other, part.metric)
             backbones.append(one.record.system.backbone or "none")
             told += _trained_unlike(one.record, other.record)
-            trained |= all(m.record.provenance.training for m in (one, other))
+            trained = [side.trainings for side in (one, other) if side.trainings]
+            trainings += trained
+            of_trainings |= len(trained) == 2
             if one.record.task.part:
                 told.append(f"{task}: {PART}, {'; '.join(one.record.task.part)}.")
         if not pairs:
@@ -98,8 +99,8 @@ class Results:
             paired(*pairs.values(), null=-part.margin),
             {task: paired(pair, null=-part.margin) for task, pair in pairs.items()},
             tuple(dict.fromkeys(backbones)),
-            len(self.results),
-            trained,
+            min(trainings, default=0),
+            of_trainings,
             tuple(dict.fromkeys(told)),
         )
 

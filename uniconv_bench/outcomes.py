@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import read_json
-from uniconv_bench.records import Count, Digest, Provenance
+from uniconv_bench.records import STUDIES, Count, Digest, Provenance
 from uniconv_bench.sealed import Sealed, Strict, opened, write_sealed
 from uniconv_bench.statistics.differences import Difference
 
@@ -165,6 +166,12 @@ class Outcome(Sealed):
 def write_outcome(outcome: Outcome, folder: Path) -> Path:
     """Writes an outcome with its digest into a study's folder."""
     return write_sealed(outcome, folder / OUTCOME)
+
+
+def outcome_path(results: Sequence[Path], profile: str, study: str) -> Path | None:
+    """In the first folder of results that has it; seeds of studies are not pooled."""
+    paths = (folder / STUDIES / profile / study / OUTCOME for folder in results)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def read_outcome(path: Path) -> Outcome:

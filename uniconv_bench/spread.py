@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from uniconv_bench.outcomes import OUTCOME, read_outcome
-from uniconv_bench.records import STUDIES
+from uniconv_bench.outcomes import outcome_path, read_outcome
 from uniconv_bench.rendering import metric_label, percent
 
 STUDY = "numerics"
@@ -43,9 +42,7 @@ class Spread:
 
 def numerical_spread(results: Sequence[Path], profile: str) -> Spread | None:
     """What the first folder says that has the study at this profile; None: none has."""
-    paths = (folder / STUDIES / profile / STUDY / OUTCOME for folder in results)
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
+    if (path := outcome_path(results, profile, STUDY)) is None:
         return None
     outcome = read_outcome(path)
     moved: dict[str, float] = {}

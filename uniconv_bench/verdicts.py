@@ -39,10 +39,16 @@ def notes(answers: Iterable[Answer]) -> list[str]:
         "Each system is a single training run: intervals are over conversations, and what other "
         "seeds would do is not in them (--results of several seeds, repeated, pools them)."
     ]
+    several = [
+        "Of several trainings with other seeds the mean is compared: intervals and p are over "
+        "conversations, and what yet other seeds would do is not in them."
+    ]
+    trainings = [evidence.trainings for evidence in found]
     return [
         *margins,
         *dict.fromkeys(line for evidence in found for line in evidence.cautions),
-        *(single if any(evidence.runs == 1 for evidence in found) else ()),
+        *(single if 1 in trainings else ()),
+        *(several if any(count > 1 for count in trainings) else ()),
         *cautions([d for evidence in found for d in evidence.by_task.values()]),
     ]
 
