@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from uniconv_bench.definitions import PerTurn
 from uniconv_bench.errors import UserError
@@ -180,7 +181,7 @@ def compare(
         Compared(
             name,
             stages[name],
-            (_mean(pairs[name][0]), _mean(pairs[name][1])),
+            (fmean(pairs[name][0].values()), fmean(pairs[name][1].values())),
             differences[name],
             p_values[name],
             spread.of(name) if spread else 0.0,
@@ -205,10 +206,6 @@ def same_turns(one: Measured, other: Measured, metric: str) -> tuple[PerTurn, Pe
     pair = one.by_turn[metric], other.by_turn[metric]
     _refuse_other_turns(metric, one.record, pair[0], other.record, pair[1])
     return pair
-
-
-def _mean(per_turn: PerTurn) -> float:
-    return sum(per_turn.values()) / len(per_turn)
 
 
 def _moved(pairs: Mapping[str, tuple[PerTurn, PerTurn]]) -> tuple[Moved, ...]:

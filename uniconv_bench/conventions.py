@@ -5,10 +5,10 @@ Knows records, scores by turn, plain rankings and judgements, no task and no sys
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from uniconv_bench.definitions import RETRIEVAL, PerTurn, parse_metric
 from uniconv_bench.records import ResultRecord
@@ -46,8 +46,9 @@ def by_averaging(record: ResultRecord, by_turn: Mapping[str, PerTurn]) -> list[S
         values = by_turn[score.metric]
         for convention, chosen in _averages(record, score.stage, values):
             if chosen:
-                mean = math.fsum(chosen) / len(chosen)
-                found.append(Shifted(score.metric, convention, mean, score.mean, len(chosen)))
+                found.append(
+                    Shifted(score.metric, convention, fmean(chosen), score.mean, len(chosen))
+                )
         if score.metric == "f1":
             found += [
                 Shifted(
@@ -69,9 +70,7 @@ def _averages(
     by_conversation: dict[str, list[str]] = defaultdict(list)
     for turn_id in values:
         by_conversation[conversation_of(turn_id)].append(turn_id)
-    means = [
-        math.fsum(values[turn] for turn in turns) / len(turns) for turns in by_conversation.values()
-    ]
+    means = [fmean(values[turn] for turn in turns) for turns in by_conversation.values()]
     yield "each conversation weighs alike", means
     first = {min(turns, key=_number) for turns in by_conversation.values()}
     yield "without the first judged turn", [v for turn, v in values.items() if turn not in first]
@@ -119,6 +118,6 @@ def by_ties(
                 )
                 graded = [float(relevant.get(p, 0)) for p, _ in ranked]
                 values.append(value(graded, [*map(float, relevant.values())], metric.cutoff))
-            mean = math.fsum(values) / len(values)
-            found.append(Shifted(score.metric, f"ties {convention}", mean, score.mean, len(values)))
+            name = f"ties {convention}"
+            found.append(Shifted(score.metric, name, fmean(values), score.mean, len(values)))
     return found

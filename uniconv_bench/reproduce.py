@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from uniconv_bench.comparison import Measured, refuse_unlike, same_turns
@@ -126,7 +127,7 @@ def against_record(
         one, two = same_turns(record, other, score.metric)
         squares = [(value - two[turn]) ** 2 for turn, value in one.items()]
         gap = abs(score.mean - theirs_too.mean)
-        rmse = math.sqrt(math.fsum(squares) / len(squares))
+        rmse = math.sqrt(fmean(squares))
         found.append(
             Reproduced(
                 score.metric,
@@ -189,17 +190,13 @@ def _effects(
     if baselines is None or any(metric not in base.by_turn for base in baselines):
         return None, None
     ours, theirs = (
-        [_mean(values) for values in same_turns(system, base, metric)]
+        [fmean(values.values()) for values in same_turns(system, base, metric)]
         for system, base in zip((record, other), baselines, strict=True)
     )
     gained, due = ours[0] - ours[1], theirs[0] - theirs[1]
     ratio = gained / due if due else None
     relative = due / theirs[1] - gained / ours[1] if ours[1] and theirs[1] else None
     return ratio, relative
-
-
-def _mean(per_turn: Mapping[str, float]) -> float:
-    return math.fsum(per_turn.values()) / len(per_turn)
 
 
 def order(one: Rankings, other: Rankings) -> Order:
@@ -221,8 +218,7 @@ def order(one: Rankings, other: Rankings) -> Order:
         single = len(passages) == 1  # of which there is but one order
         taus.append(1.0 if single else float(kendalltau(*ranks).statistic))
         overlaps.append(rank_biased_overlap(one[turn], other[turn]))
-    count = len(turns)
-    return Order(math.fsum(taus) / count, math.fsum(overlaps) / count, count)
+    return Order(fmean(taus), fmean(overlaps), len(turns))
 
 
 def rank_biased_overlap(one: Sequence[str], other: Sequence[str]) -> float:

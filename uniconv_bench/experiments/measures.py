@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from uniconv_bench import runs
 from uniconv_bench.conversation import Passage, Turn
@@ -192,6 +192,6 @@ def _pairs(
 
 
 def _sides(pairs: Sequence[Pair]) -> tuple[float, float]:
-    means = [[math.fsum(side.values()) / len(side) for side in pair] for pair in pairs]
-    one, other = (math.fsum(side) / len(means) for side in zip(*means, strict=True))
+    means = [[fmean(side.values()) for side in pair] for pair in pairs]
+    one, other = map(fmean, zip(*means, strict=True))
     return one, other

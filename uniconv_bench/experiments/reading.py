@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from uniconv_bench.outcomes import Gap, Mean, Watched
-from uniconv_bench.rendering import metric_label
+from uniconv_bench.rendering import metric_label, p_text
 from uniconv_bench.statistics.intervals import LEVEL
 from uniconv_bench.study_cards import Expectation, Goal, StudyCard
 
@@ -48,10 +48,9 @@ def reading(
 
 
 def difference(gap: Gap) -> str:
-    """As `-3.1 [-5.0, -1.2], p = .004`, times 100."""
+    """As `-3.1 [-5.0, -1.2], p = 0.004`, times 100."""
     low, high = (100 * end for end in gap.ci95)
-    p = f"p = {gap.p_holm:.3f}" if gap.p_holm >= 0.001 else "p < 0.001"
-    return f"{100 * gap.mean:+.1f} [{low:+.1f}, {high:+.1f}], {p}"
+    return f"{100 * gap.mean:+.1f} [{low:+.1f}, {high:+.1f}], {p_text(gap.p_holm)}"
 
 
 def _reached(goal: Goal, means: Sequence[Mean]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 
 import numpy as np
 
@@ -23,7 +24,7 @@ def pooled(runs: Sequence[Mapping[str, float]]) -> PerTurn:
     """
     if not runs or any(run.keys() != runs[0].keys() for run in runs):
         raise ValueError("runs are pooled over the same turns, one at least")
-    return {turn_id: math.fsum(run[turn_id] for run in runs) / len(runs) for turn_id in runs[0]}
+    return {turn_id: fmean(run[turn_id] for run in runs) for turn_id in runs[0]}
 
 
 def summarise_runs(runs: Sequence[Mapping[str, float]]) -> MetricSummary:
@@ -59,4 +60,4 @@ def spread_of_runs(runs: Sequence[Mapping[str, float]]) -> float | None:
 
 
 def _means(runs: Sequence[Mapping[str, float]]) -> list[float]:
-    return [math.fsum(run.values()) / len(run) for run in runs]
+    return [fmean(run.values()) for run in runs]
