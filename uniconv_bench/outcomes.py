@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import read_json
@@ -133,12 +133,7 @@ class Outcome(Sealed):
     reading: tuple[str, ...]
     provenance: Provenance
 
-    @model_serializer(mode="wrap")
-    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The usual is not said, as in outcomes from before there were these fields."""
-        written: dict[str, Any] = write(self)
-        usual = {"split": "test", "left_out": (), "choices": False}
-        return {n: v for n, v in written.items() if getattr(self, n, None) != usual.get(n, ...)}
+    LATE = ("split", "left_out", "choices")
 
     def limits(self) -> list[str]:
         """In what it rests on less than all test turns of the whole data, a sentence each."""

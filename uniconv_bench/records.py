@@ -9,12 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import read_json
@@ -42,12 +37,7 @@ class TaskPart(Strict):
     unchecked: tuple[str, ...] = ()
     """At `full`, what may be a part for all that is known: no count of it is published."""
 
-    @model_serializer(mode="wrap")
-    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Of a whole dataset nothing is said, as in records from before there were these fields."""
-        written: dict[str, Any] = write(self)
-        late = ("part", "unchecked")
-        return {name: value for name, value in written.items() if name not in late or value}
+    LATE = ("part", "unchecked")
 
 
 class SystemPart(Strict):
@@ -166,11 +156,7 @@ class ResultRecord(Sealed):
     digests: Digests
     provenance: Provenance
 
-    @model_serializer(mode="wrap")
-    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Of an exact search nothing is said, as in records from before there was this field."""
-        written: dict[str, Any] = write(self)
-        return {name: value for name, value in written.items() if name != "index" or value}
+    LATE = ("index",)
 
     @model_validator(mode="after")
     def _each_metric_once(self) -> Self:

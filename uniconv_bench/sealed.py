@@ -7,9 +7,16 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, computed_field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    computed_field,
+    model_serializer,
+)
 
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import canonical_json, digest_of, write_json
@@ -19,6 +26,15 @@ class Strict(BaseModel):
     """A part of such a file: no unknown field, no coercion, no change after reading."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    LATE: ClassVar[tuple[str, ...]] = ()
+    """Fields younger than files that there are: their default is not written, so that what had no
+    such field reads, and is digested, as ever."""
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        unsaid = {n for n in self.LATE if getattr(self, n) == type(self).model_fields[n].default}
+        return {name: value for name, value in written.items() if name not in unsaid}
 
 
 class Sealed(Strict):
