@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundling import TASKS, FakeCorpus, edit, reseal
+from bundling import CARD, TASKS, FakeCorpus, FakeTask, edit, files, reseal
 
 from uniconv_bench import bundles, submission_cards
+from uniconv_bench.cards import TaskCard
 from uniconv_bench.examination import LONGEST_LINE, check
 from uniconv_bench.files import digest_of_file
+from uniconv_bench.rescoring import Tasks
 from uniconv_bench.runs import read_objects, write_objects
+from uniconv_bench.submission import pack
 
 RUN, ANSWERS, SCORES = "toy.run.gz", "toy.answers.jsonl.gz", "toy.scores.jsonl.gz"
 
@@ -319,3 +322,21 @@ def test_text_fields_hold_text(bundle: Path, old: str, new: str, message: str) -
     reseal(bundle)
     problems = check(bundle, TASKS)
     assert any(message in p for p in problems), problems
+
+
+class RetrievalAlone(FakeTask):
+    """No metric of it reads answers."""
+
+    @property
+    def card(self) -> TaskCard:
+        return super().card.model_copy(update={"metrics": ("ndcg@3", "mrr")})
+
+
+def test_answers_that_no_metric_reads_are_looked_at_all_the_same(tmp_path: Path) -> None:
+    tasks = Tasks(("toy",), lambda name, profile: RetrievalAlone())
+    (tmp_path / "card.toml").write_text(CARD)
+    bundle = pack(tmp_path / "card.toml", {"toy": files(tmp_path / "in")}, tmp_path, tasks)
+    edit(bundle / ANSWERS, lambda s: "[]\n")
+    reseal(bundle)
+    (problem,) = check(bundle, tasks)
+    assert "not a JSON object" in problem

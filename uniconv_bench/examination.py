@@ -74,6 +74,8 @@ def examine(folder: Path, tasks: Tasks) -> Examination:
         found = _examine(folder, tasks)
     except OSError as error:  # of a file that cannot be read, or that goes away meanwhile
         found = Examination([f"{error.filename or folder}: {error.strerror or error}"])
+    except UserError as error:
+        found = Examination([str(error)])
     told = [_line(problem) for problem in found.problems[:MOST_PROBLEMS]]
     if len(found.problems) > len(told):
         told.append(f"and {len(found.problems) - len(told)} more problems")
@@ -94,8 +96,6 @@ def _examine(folder: Path, tasks: Tasks) -> Examination:
     try:
         card = parse_card(SubmissionCard, read_toml(folder / CARD), folder / CARD)
         manifest = read_manifest(folder / MANIFEST)
-    except UserError as error:
-        return Examination([str(error)])
     except RecursionError:
         return Examination([f"{CARD} or {MANIFEST} is nested too deep"])
     problems = [
@@ -131,13 +131,13 @@ def _examine_task(
         yield f"{metadata.name!r} is not what card and manifest give: pack the bundle again"
     run, answers = scored_files(folder, name)
     turns = task.turns()
-    wrong = list(_check_lines(len(turns), run, answers))
+    wrong = [f"{name}: {fault}" for fault in _check_lines(len(turns), run, answers)]
     if not wrong:
         names = computable(task.card.metrics, found.lacking.append if answers else None)
         found.scores[name], wrong = rescore(task, run, answers, names=names)
-    wrong = wrong or list(_check_rows(run, answers))
+    wrong = wrong or [f"{name}: {fault}" for fault in _check_rows(run, answers)]
     if wrong:
-        yield from (p if p.startswith(f"{name}: ") else f"{name}: {p}" for p in wrong)
+        yield from wrong
         return
     unknown = set(task.card.metrics) - set(names)
     claimed = {metric: mean for metric, mean in claim.scores.items() if metric not in unknown}

@@ -45,23 +45,27 @@ def check_card(card: SubmissionCard, folder: str, known: Tasks) -> Iterator[str]
         "platform": card.platform.said if card.platform else (),
     }
     for name, values in texts.items():
-        for value in values:
-            found = MARKUP.search(value)
-            if found:
-                yield f"card field {name}: {found[0]!r} is markup; write plain text"
-            elif not value.strip():
-                yield f"card field {name}: empty"
-            elif not value.replace("\n", "").isprintable():
-                yield f"card field {name}: holds control characters"
-            elif len(value) > LONGEST[name]:
-                yield f"card field {name}: longer than {LONGEST[name]:,} characters"
-            elif not unicodedata.is_normalized("NFC", value):
-                yield f"card field {name}: not in Unicode's form NFC"
-            elif mixed := _mixed(value):
-                yield f"card field {name}: {mixed!r} mixes letters of several scripts"
+        faults = (_fault(value, LONGEST[name]) for value in values)
+        yield from (f"card field {name}: {fault}" for fault in faults if fault)
     for name, address in (("code", card.code), ("paper", card.paper), ("weights", card.weights)):
         if address is not None and not ADDRESS.fullmatch(address):
             yield f"card field {name}: {address!r} is not a plain https address"
+
+
+def _fault(text: str, longest: int) -> str | None:
+    """What is first wrong with one of a card's texts."""
+    if found := MARKUP.search(text):
+        return f"{found[0]!r} is markup; write plain text"
+    if not text.strip():
+        return "empty"
+    if not text.replace("\n", "").isprintable():
+        return "holds control characters"
+    if len(text) > longest:
+        return f"longer than {longest:,} characters"
+    if not unicodedata.is_normalized("NFC", text):
+        return "not in Unicode's form NFC"
+    mixed = _mixed(text)
+    return f"{mixed!r} mixes letters of several scripts" if mixed else None
 
 
 def _check_date(text: str) -> Iterator[str]:
