@@ -7,19 +7,15 @@ written. The ratio is the share taken of 2 minutes, so the goal is at most 1.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from check_submission import SIZES, invented, submitted
+from check_submission import SECONDS, SIZES, invented, submitted, tell
 
 from uniconv_bench.leaderboard import build
 from uniconv_bench.site import write
 
-GOAL = 1.0
-SECONDS = 120.0
 TURNS, PASSAGES = 80, 300
 
 
@@ -41,19 +37,16 @@ def main() -> None:
             raise SystemExit(f"refused: {built.refused}")
         pages = sum(p.stat().st_size for p in (root / "site").rglob("*") if p.suffix != ".js")
         data = sum(p.stat().st_size for p in (root / "site").rglob("*.js"))
-    line = {
-        "benchmark": "build_site",
-        "ratio": round((done - start) / SECONDS, 3),
-        "goal": GOAL,
-        "submissions": count,
-        "rank_seconds": round(ranked - start, 1),
-        "write_seconds": round(done - ranked, 1),
-        "core_seconds": round(busy, 1),
-        "seconds_allowed": SECONDS,
-        "pages_kib": pages >> 10,
-        "data_kib": data >> 10,
-    }
-    sys.stdout.write(json.dumps(line) + "\n")
+    tell(
+        "build_site",
+        (done - start) / SECONDS,
+        busy,
+        submissions=count,
+        rank_seconds=round(ranked - start, 1),
+        write_seconds=round(done - ranked, 1),
+        pages_kib=pages >> 10,
+        data_kib=data >> 10,
+    )
 
 
 if __name__ == "__main__":

@@ -153,6 +153,13 @@ def checked(bundle: Path, sizes: Mapping[str, int], passages: int) -> tuple[floa
     return seconds, busy, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def tell(benchmark: str, ratio: float, busy: float, **figures: float) -> None:
+    """Prints a benchmark's line: the share taken of what is allowed, and seconds on a core."""
+    line = {"benchmark": benchmark, "ratio": round(ratio, 3), "goal": GOAL, **figures}
+    line |= {"core_seconds": round(busy, 1), "seconds_allowed": SECONDS}
+    sys.stdout.write(json.dumps(line) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=sum(SIZES.values()))
@@ -164,18 +171,15 @@ def main() -> None:
         bundle = submitted("invented", tasks, Path(name), 0.5, "full")
         with multiprocessing.get_context("spawn").Pool(1) as process:
             seconds, busy, peak = process.apply(checked, (bundle, sizes, options.passages))
-    line = {
-        "benchmark": "check_submission",
-        "ratio": round(max(seconds / SECONDS, peak / BYTES), 3),
-        "goal": GOAL,
-        "turns": sum(sizes.values()),
-        "seconds": round(seconds, 1),
-        "core_seconds": round(busy, 1),
-        "seconds_allowed": SECONDS,
-        "peak_mib": peak >> 20,
-        "peak_mib_allowed": BYTES >> 20,
-    }
-    sys.stdout.write(json.dumps(line) + "\n")
+    tell(
+        "check_submission",
+        max(seconds / SECONDS, peak / BYTES),
+        busy,
+        turns=sum(sizes.values()),
+        seconds=round(seconds, 1),
+        peak_mib=peak >> 20,
+        peak_mib_allowed=BYTES >> 20,
+    )
 
 
 if __name__ == "__main__":
