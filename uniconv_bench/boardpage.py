@@ -99,7 +99,7 @@ def _table(ranking: Ranking) -> Iterator[str]:
         rank = GAP if row.rank is None else str(row.rank)
         size = str(row.scores[first].n) if first in row.scores else GAP
         title = escape_markdown(row.entry.title)
-        cells = [_cell(row, ranking.task, metric) for metric in ranking.labels]
+        cells = [_cell(row, metric) for metric in ranking.labels]
         yield f"| {' | '.join([rank, title, source_of(row), *cells, size])} |"
     if any(row.marked for row in ranking.rows):
         yield from ("", RECORDED)
@@ -107,11 +107,11 @@ def _table(ranking: Ranking) -> Iterator[str]:
         yield from ("", BY_INTERVALS)
 
 
-def _cell(row: Row, task: str, metric: str) -> str:
+def _cell(row: Row, metric: str) -> str:
     if (score := row.scores.get(metric)) is not None:
         mark = MARK if metric in row.marked else ""
         return f"{percent(score.mean)}{mark} {interval(score)}"
-    printed = row.entry.reported.get(task, {}).get(metric)
+    printed = row.printed.get(metric)
     return GAP if printed is None else f"*{percent(printed)}*"
 
 

@@ -51,25 +51,25 @@ class Plot:
 def plot_of(ranking: Ranking) -> Plot:
     """What to draw of a ranking with a metric."""
     metric, label = next(iter(ranking.labels.items()))
-    highest = max((_high(row, ranking.task, metric) for row in ranking.rows), default=1.0)
+    highest = max((_high(row, metric) for row in ranking.rows), default=1.0)
     end = next(end for end in ENDS if highest <= end)
-    dots = [_dot(row, ranking.task, metric, end) for row in ranking.rows]
+    dots = [_dot(row, metric, end) for row in ranking.rows]
     return Plot(label, end, [dot for dot in dots if dot is not None])
 
 
-def _high(row: Row, task: str, metric: str) -> float:
+def _high(row: Row, metric: str) -> float:
     score = row.scores.get(metric)
-    return row.entry.reported.get(task, {}).get(metric, 0.0) if score is None else score.ci95[1]
+    return row.printed.get(metric, 0.0) if score is None else score.ci95[1]
 
 
-def _dot(row: Row, task: str, metric: str, end: float) -> Dot | None:
+def _dot(row: Row, metric: str, end: float) -> Dot | None:
     entry, score = row.entry, row.scores.get(metric)
     if score is not None:
         low, high = score.ci95
         shape: Shape = "bound" if entry.bound else entry.source
         text = f"{percent(score.mean)} {interval(score)}"
         return Dot(entry, shape, score.mean / end, (low / end, high / end), text)
-    printed = entry.reported.get(task, {}).get(metric)
-    return (
-        None if printed is None else Dot(entry, "published", printed / end, None, percent(printed))
-    )
+    printed = row.printed.get(metric)
+    if printed is None:
+        return None
+    return Dot(entry, "published", printed / end, None, percent(printed))

@@ -43,6 +43,11 @@ class Board:
     rankings: Sequence[Ranking]
     tasks: Mapping[str, LoadedTask]
 
+    @property
+    def systems(self) -> list[Entry]:
+        """The entries of which more is known than printed figures."""
+        return [entry for entry in self.entries if entry.source != "published"]
+
 
 @dataclass
 class Built:

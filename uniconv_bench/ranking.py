@@ -77,12 +77,14 @@ class Row:
         rank: None: it has none, being a bound, published, or without a score here.
         scores: metric -> mean and interval.
         recorded: metrics that are as recorded, not computed again.
+        printed: metric -> fraction, if it is published.
     """
 
     entry: Entry
     rank: int | None
     scores: Mapping[str, Shown]
     recorded: frozenset[str] = frozenset()
+    printed: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def all_recorded(self) -> bool:
@@ -183,7 +185,7 @@ def _ranking(
         Row(e, places.get(e.key), scores, _of(e, task) & scores.keys()) for e, scores in order
     ]
     published = [
-        Row(entry, None, {})
+        Row(entry, None, {}, printed=entry.reported[task])
         for entry in entries
         if set(metrics) & set(entry.reported.get(task, {}))
     ]

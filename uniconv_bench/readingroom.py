@@ -11,6 +11,7 @@ from typing import Any
 
 from uniconv_bench.conversation import Turn
 from uniconv_bench.ranking import Entry
+from uniconv_bench.rendering import metric_label
 from uniconv_bench.rescoring import LoadedTask
 from uniconv_bench.runs import Run, read_answers, read_run
 
@@ -50,9 +51,10 @@ def system_data(task: LoadedTask, entry: Entry, *, texts: bool) -> dict[str, Any
         texts: also answers and passages; without, rankings show ids alone.
 
     Returns:
-        `metrics`, `passages` ([id, title, text], each once) and `turns`: `scores` in the order of
-        `metrics`, `ranking` ([number of the passage, score, whether it is gold], best first),
-        `gold` (ranks, from 1, of all gold passages in the ranking), `answer`. None: not at hand.
+        `metrics`, their `labels`, `passages` ([id, title, text], each once) and `turns`: `scores`
+        in the order of `metrics`, `ranking` ([number of the passage, score, whether it is gold],
+        best first), `gold` (ranks, from 1, of all gold passages in the ranking), `answer`.
+        None: not at hand.
     """
     name = task.card.name
     by_turn, files = entry.by_turn[name], entry.files.get(name, {})
@@ -70,7 +72,8 @@ def system_data(task: LoadedTask, entry: Entry, *, texts: bool) -> dict[str, Any
                 "answer": answer.text if answer else None,
             }
         )
-    return {"metrics": list(by_turn), "passages": shown.rows, "turns": rows}
+    labels = [metric_label(metric) for metric in by_turn]
+    return {"metrics": list(by_turn), "labels": labels, "passages": shown.rows, "turns": rows}
 
 
 class _Passages:

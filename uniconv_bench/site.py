@@ -113,43 +113,42 @@ def _write(boards: Sequence[Board], pages: _Pages, texts: bool) -> None:
     pages.page("index.html", "index.html", root="", boards=boards)
     for board in boards:
         shown = texts or board.profile == "sample"
-        systems = [entry for entry in board.entries if entry.source != "published"]
-        _write_pages(board, systems, pages, shown)
-        _write_data(board, systems, pages, shown)
+        _write_pages(board, pages, shown)
+        _write_data(board, pages, shown)
     templates = resources.files("uniconv_bench") / TEMPLATES
     for name, source in ASSETS.items():
         pages.text(f"assets/{name}", (templates / source).read_text(encoding="utf-8"))
 
 
-def _write_pages(board: Board, systems: Sequence[Entry], pages: _Pages, texts: bool) -> None:
-    common = {"root": "../", "board": board, "systems": systems, "texts": texts}
+def _write_pages(board: Board, pages: _Pages, texts: bool) -> None:
+    common = {"root": "../", "board": board, "texts": texts}
     places = [(table, row) for table in board.rankings for row in table.rows if row.scores]
-    first = [(table, row) for table, row in places if row.rank == 1]
-    pages.page("profile.html", f"{board.profile}/index.html", first=first, **common)
+    pages.page("profile.html", f"{board.profile}/index.html", **common)
     pages.page("reading.html", f"{board.profile}/reading.html", **common)
     for task in board.tasks:
         tables = [ranking for ranking in board.rankings if ranking.task == task]
         name = f"{board.profile}/{task_page(task)}"
         pages.page("task.html", name, task=task, tables=tables, **common)
-    for entry in systems:
+    for entry in board.systems:
         own = [(table, row) for table, row in places if row.entry is entry]
         name = f"{board.profile}/{system_page(entry)}"
         pages.page("system.html", name, entry=entry, own=own, **common)
 
 
-def _write_data(board: Board, systems: Sequence[Entry], pages: _Pages, texts: bool) -> None:
+def _write_data(board: Board, pages: _Pages, texts: bool) -> None:
     """A file per task and one per system and task, which the reading room loads as needed."""
 
     def put(name: str, value: dict[str, Any]) -> None:
         pages.text(f"{board.profile}/data/{name}.js", script(name, value))
 
+    systems = {entry.key: entry for entry in board.systems}
     readable = {
-        entry.key: [task for task in board.tasks if can_be_read(entry, task)] for entry in systems
+        key: [task for task in board.tasks if can_be_read(entry, task)]
+        for key, entry in systems.items()
     }
-    titles = {entry.key: entry.title for entry in systems}
-    put("index", {key: [titles[key], tasks] for key, tasks in readable.items()})
+    put("index", {key: [systems[key].title, tasks] for key, tasks in readable.items()})
     for name, task in board.tasks.items():
         put(name, task_data(task, texts=texts))
-        for entry in systems:
-            if name in readable[entry.key]:
-                put(f"{name}.{entry.key}", system_data(task, entry, texts=texts))
+        for key, entry in systems.items():
+            if name in readable[key]:
+                put(f"{name}.{key}", system_data(task, entry, texts=texts))

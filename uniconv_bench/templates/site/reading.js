@@ -87,10 +87,10 @@ function conversation(turn) {
 
 function scoresOf(data, row) {
   const list = make("dl", "", "scores");
-  data.metrics.forEach((metric, i) => {
+  data.labels.forEach((label, i) => {
     const score = row.scores[i];
     const pair = make("div");
-    pair.append(make("dt", metric), make("dd", score === null ? "not judged" : (100 * score).toFixed(1)));
+    pair.append(make("dt", label), make("dd", score === null ? "not judged" : (100 * score).toFixed(1)));
     list.append(pair);
   });
   return list;
@@ -105,8 +105,9 @@ function rankingOf(data, row) {
     const details = make("details");
     const summary = make("summary");
     if (gold) summary.append(make("strong", "gold "));
-    summary.append(title || id, " ", make("small", score.toPrecision(4)));
-    details.append(summary, make("p", id, "notes"));
+    summary.append(title || make("code", id), " ", make("small", score.toPrecision(4)));
+    details.append(summary);
+    if (title) details.append(make("p", id, "notes"));
     if (text !== undefined) details.append(make("p", text));
     details.open = gold;
     item.append(details);
@@ -165,7 +166,8 @@ async function show() {
     load(`${task}.${field("a").value}`),
     load(`${task}.${field("b").value}`),
   ]);
-  options(field("by"), a.metrics.filter((m) => b.metrics.includes(m)).map((m) => [m, m]), state.get("by"));
+  const measures = a.metrics.map((metric, i) => [metric, a.labels[i]]);
+  options(field("by"), measures.filter(([metric]) => b.metrics.includes(metric)), state.get("by"));
   const order = field("order");
   order.value = ["a", "b"].includes(state.get("order")) ? state.get("order") : "data";
   const positions = ordered(turns, a, b, field("by").value, order.value);
