@@ -28,9 +28,10 @@ from server import (
 )
 
 from uniconv_bench import download as module
-from uniconv_bench.download import Patience, download, memo_of, retry_after
+from uniconv_bench.download import Patience, download, memo_of
 from uniconv_bench.errors import UserError
 from uniconv_bench.progress import Silent
+from uniconv_bench.replies import retry_after
 
 BODY = random.Random(7).randbytes(50_000)
 MD5 = f"md5:{hashlib.md5(BODY).hexdigest()}"

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = "uniconv_bench"
 LAYERS = (
-    {"errors", "locks", "stopping"},
+    {"errors", "locks", "replies", "stopping"},
     {"files", "fitting", "offline"},
     {"appended", "sealed"},
     {"artefacts"},

@@ -14,10 +14,10 @@ from functools import cached_property
 from threading import Event
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from uniconv_bench.download import LATER, retry_after
 from uniconv_bench.errors import UserError
 from uniconv_bench.offline import require_network
 from uniconv_bench.progress import Silent
+from uniconv_bench.replies import LATER, AgainError, retry_after
 from uniconv_bench.system import Progress
 from uniconv_bench.system_cards import EndpointGenerator
 
@@ -34,14 +34,6 @@ TEXTS = {"chat": "content", "completion": "text"}
 UNLISTED = frozenset({404, 405, 500, 501})
 """What servers answer that list no models; `transformers serve` fails without a hub cache."""
 KEYLESS = "name the environment variable that holds a key as `key` under [generator] on the card"
-
-
-class _AgainError(Exception):
-    """A failure that another try may not meet."""
-
-    def __init__(self, reason: str, wait: float | None = None):
-        super().__init__(reason)
-        self.wait = wait
 
 
 class _RefusedError(UserError):
@@ -97,7 +89,7 @@ class Server:
                     if content == b"[DONE]":
                         return
                     yield _text(_object(content), "delta", TEXTS[self._card.form]) or ""
-        except _AgainError as error:
+        except AgainError as error:
             raise self._failed(f"its answer broke off: {error}") from error
 
     def give_up(self) -> None:
@@ -113,7 +105,7 @@ class Server:
         self._named = named
         text = _text(found, "message", TEXTS[self._card.form])
         if text is None:
-            raise _AgainError("its answer holds no text")
+            raise AgainError("its answer holds no text")
         usage = found.get("usage")
         counts = usage.items() if isinstance(usage, dict) else ()
         return text, {name: count for name, count in counts if type(count) is int}
@@ -123,7 +115,7 @@ class Server:
         for left in reversed(range(self._card.tries)):
             try:
                 return ask()
-            except _AgainError as error:
+            except AgainError as error:
                 wait = BACKOFF * 2.0 ** (self._card.tries - 1 - left) * random.uniform(0.75, 1.25)
                 wait = wait if error.wait is None else error.wait
                 if not left or wait > LONGEST:
@@ -159,7 +151,7 @@ class Server:
         code = response.status_code
         if code in (LATER if method == "POST" else LATER - UNLISTED):
             reason = f"it answers {code}{told}"
-            raise _AgainError(reason, retry_after(response.headers.get("Retry-After")))
+            raise AgainError(reason, retry_after(response.headers.get("Retry-After")))
         mend = "mend url or model under [generator] on the card"
         if code in (401, 403):
             mend = f"put a valid key into {self._card.key}" if self._card.key else KEYLESS
@@ -175,9 +167,9 @@ class Server:
         except requests.exceptions.SSLError as error:
             raise self._failed("its certificate cannot be trusted") from error
         except requests.Timeout as error:
-            raise _AgainError("it is silent") from error
+            raise AgainError("it is silent") from error
         except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-            raise _AgainError("no connection, or it broke") from error
+            raise AgainError("no connection, or it broke") from error
         except requests.RequestException as error:
             raise self._failed(type(error).__name__) from error
 
@@ -199,7 +191,7 @@ class Server:
         """The server's own words, in so far as they can be shown."""
         try:
             found = _object(b"".join(_chunks(response)))
-        except _AgainError:
+        except AgainError:
             return ""
         error = found.get("error", found)
         words = error.get("message", "") if isinstance(error, dict) else error
@@ -217,7 +209,7 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
     for chunk in response.iter_content(512):
         size += len(chunk)
         if size > LARGEST:
-            raise _AgainError(f"its answer has more than {LARGEST >> 20} MiB")
+            raise AgainError(f"its answer has more than {LARGEST >> 20} MiB")
         yield chunk
 
 
@@ -227,7 +219,7 @@ def _lines(response: requests.Response) -> Iterator[bytes]:
     for chunk in _chunks(response):
         *whole, rest = (rest + chunk).split(b"\n")
         if len(rest) > LONGEST_LINE:
-            raise _AgainError(f"a line of its answer has more than {LONGEST_LINE >> 20} MiB")
+            raise AgainError(f"a line of its answer has more than {LONGEST_LINE >> 20} MiB")
         yield from whole
     yield rest
 
@@ -236,9 +228,9 @@ def _object(content: bytes) -> dict[str, Any]:
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise _AgainError("its answer is no whole JSON") from error
+        raise AgainError("its answer is no whole JSON") from error
     if not isinstance(found, dict):
-        raise _AgainError("its answer is no JSON object")
+        raise AgainError("its answer is no JSON object")
     return found
 
 

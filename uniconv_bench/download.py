@@ -7,7 +7,6 @@ libraries' own messages may hold signed addresses.
 from __future__ import annotations
 
 import hashlib
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from uniconv_bench import __version__
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import read_json, write_json
 from uniconv_bench.offline import require_network
+from uniconv_bench.replies import LATER, AgainError, extent, retry_after
 from uniconv_bench.system import Progress
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 HUB = ("https://huggingface.co/", "https://hf.co/")
 """Addresses that a hub token may be sent to."""
 CHUNK = 1 << 18
-LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Answers that may be another one soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +46,6 @@ class Patience:
     read: float = 60.0
     longest: float = 600.0
     pause: Callable[[float], None] = time.sleep
-
-
-class _AgainError(Exception):
-    """A failure that another try may not meet."""
-
-    def __init__(self, reason: str, wait: float | None = None):
-        super().__init__(reason)
-        self.wait = wait
 
 
 def download(
@@ -173,7 +163,7 @@ class _Transfer:
             try:
                 self.attempt()
                 return
-            except _AgainError as error:
+            except AgainError as error:
                 failures = 1 if self.have > furthest else failures + 1
                 furthest = max(furthest, self.have)
                 wait = 2.0 ** (failures - 1) if error.wait is None else error.wait
@@ -182,7 +172,7 @@ class _Transfer:
                 self.progress.note(f"  {self.name}: {error}; again in {wait:.0f} s")
                 self.patience.pause(wait)
 
-    def given_up(self, error: _AgainError, wait: float) -> UserError:
+    def given_up(self, error: AgainError, wait: float) -> UserError:
         asked = f", and asks to wait {wait:.0f} s" if wait > self.patience.longest else ""
         done = f"{self.have:,}" + (f" of {self.total:,}" if self.total else "")
         mend = f"run the same command again later to go on from {done} bytes, or {self.by_hand}"
@@ -205,12 +195,12 @@ class _Transfer:
         except requests.TooManyRedirects as error:
             raise self.refused("it redirects in a circle") from error
         except requests.exceptions.ProxyError as error:
-            raise _AgainError("the proxy cannot be reached") from error
+            raise AgainError("the proxy cannot be reached") from error
         except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
-            raise _AgainError("the server is silent") from error
+            raise AgainError("the server is silent") from error
         except (requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
             what = "the connection broke" if self.have else "no connection, or it broke"
-            raise _AgainError(what) from error
+            raise AgainError(what) from error
         except requests.RequestException as error:
             raise self.refused(f"{type(error).__name__}") from error
 
@@ -239,20 +229,20 @@ class _Transfer:
     def take(self, answer: requests.Response) -> None:
         if answer.status_code in LATER:
             reason = f"the server answers {answer.status_code}"
-            raise _AgainError(reason, retry_after(answer.headers.get("Retry-After")))
+            raise AgainError(reason, retry_after(answer.headers.get("Retry-After")))
         if answer.status_code == 416 and self.have:
             if answer.headers.get("Content-Range", "").strip() == f"bytes */{self.have}":
                 return  # nothing is missing
             self.forget()
-            raise _AgainError("the file changed at its source", 0)
+            raise AgainError("the file changed at its source", 0)
         if answer.status_code not in (200, 206):
             raise self.refused(f"the server answers {answer.status_code}")
         if answer.headers.get("Content-Type", "").startswith("text/html"):
             raise self.refused("it answers with a web page instead of the file")
-        start, total = _extent(answer)
+        start, total = extent(answer)
         if answer.status_code == 206 and (start != self.have or self.changed(answer, total)):
             self.forget()
-            raise _AgainError("the file changed at its source", 0)
+            raise AgainError("the file changed at its source", 0)
         if None not in (total, self.size) and total != self.size:
             self.forget()
             raise self.refused(f"it has {total:,} bytes, and the card says {self.size:,}")
@@ -282,7 +272,7 @@ class _Transfer:
                 advance(len(chunk))
             out.flush()
             if self.total is not None and self.have < self.total:
-                raise _AgainError("the connection broke")
+                raise AgainError("the connection broke")
         if (total := self.total) is not None and self.have > total:
             self.forget()
             raise self.refused(f"it sends more than {total:,} bytes")
@@ -311,40 +301,8 @@ def authorisation(url: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def retry_after(value: str | None) -> float | None:
-    """Seconds that a `Retry-After` header asks for: a number or a date; None: it says neither."""
-    from email.utils import parsedate_to_datetime
-
-    if value is None:
-        return None
-    if (seconds := _number(value.strip())) is not None:
-        return float(seconds)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
-
-
-def _number(text: str) -> int | None:
-    """What a header counts; None if that is no number, or none that anything here could reach."""
-    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
-
-
 def _known(answer: requests.Response, total: int | None) -> dict[str, Any]:
     """What an answer says of the file beside its bytes."""
     etag, modified = (answer.headers.get(key) for key in ("ETag", "Last-Modified"))
     said = {"etag": etag, "last_modified": modified, "total": total}
     return {key: value for key, value in said.items() if value is not None}
-
-
-def _extent(answer: requests.Response) -> tuple[int | None, int | None]:
-    """(first byte of this answer, bytes of the whole file), as far as the server says so."""
-    if answer.status_code == 206:
-        found = re.fullmatch(
-            r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)",
-            answer.headers.get("Content-Range", "").strip(),
-        )
-        if not found:
-            return None, None
-        return int(found[1]), None if found[2] == "*" else int(found[2])
-    return 0, _number(answer.headers.get("Content-Length", ""))
