@@ -70,24 +70,25 @@ def ran(
     return place
 
 
-def _one(place: Place, pattern: str) -> list[Path]:
-    return sorted(place.cache.glob(pattern))
-
-
 def _weights(place: Place) -> Any:
-    (path,) = _one(place, "adapters/*/adapter_model.safetensors")
+    (path,) = place.cache.glob("adapters/*/adapter_model.safetensors")
     tensors = load_file(path)
     return np.concatenate([tensors[name].ravel() for name in sorted(tensors)]).astype(np.float64)
 
 
 def _embeddings(place: Place) -> Any:
-    shards = _one(place, "embeddings/*/*.npy")
+    shards = sorted(place.cache.glob("embeddings/*/*.npy"))
     return np.concatenate([np.load(path) for path in shards]).astype(np.float64)
 
 
 def _run(place: Place) -> Any:
-    (path,) = _one(place, "retrieval/*/run.trec")
+    (path,) = place.cache.glob("retrieval/*/run.trec")
     return {turn: dict(ranking) for turn, ranking in read_run(path).items()}
+
+
+def _texts(place: Place) -> dict[str, str]:
+    (path,) = place.cache.glob("answers/*/*.jsonl")
+    return {turn: answer.text for turn, answer in read_answers(path).items()}
 
 
 def _largest(of: Callable[[Place], Any], one: Place, other: Place) -> str:
@@ -104,10 +105,7 @@ def _rankings(one: Place, other: Place) -> str:
 
 
 def _answers(one: Place, other: Place) -> str:
-    first, second = (
-        {turn: answer.text for turn, answer in read_answers(*_one(p, "answers/*/*.jsonl")).items()}
-        for p in (one, other)
-    )
+    first, second = _texts(one), _texts(other)
     same = sum(first[turn] == second[turn] for turn in first)
     return "=" if same == len(first) else f"{same} of {len(first)} alike"
 

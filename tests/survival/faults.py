@@ -23,16 +23,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from survival.kill import AT_MOST
 from survival.pipeline import Place, began, ended
-from survival.remains import outcome, repeated, unsound
+from survival.remains import Wrong, differences, outcome, unsound
 
 SMALL = 120, 420
 """kB of a disk that some stage fills, and some even leave room on."""
-
-
-class Wrong(Exception):
-    """No line, a traceback, or something lost."""
 
 
 class Harness:
@@ -60,12 +55,9 @@ class Harness:
             raise Wrong(f"{kind}: {wrong[0]}")
         if again := ended(began(self._place)):
             raise Wrong(f"exit code {again} after {kind}: {self._place.log}")
-        if differing := {name for name, _ in outcome(self._place).items() ^ self._expected.items()}:
-            raise Wrong(f"after {kind} differ: {sorted(differing)}")
-        if kind != "vanished":
-            for unit, times in repeated(self._place).items():
-                if times > AT_MOST[unit]:
-                    raise Wrong(f"{times} times a {unit} was begun again after {kind}")
+        deaths = sys.maxsize if kind == "vanished" else 1  # what is gone has to be done again
+        if wrong := differences(self._place, self._expected, deaths):
+            raise Wrong(f"after {kind} {wrong[0]}")
         return errors[0] if errors else "ended well"
 
     def breaks(self, then: Callable[[], None]) -> int:

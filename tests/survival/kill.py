@@ -19,16 +19,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from survival.pipeline import CHECKPOINT_STEPS, Place, began, ended, killed
-from survival.remains import outcome, repeated, unsound
-
-SIGKILLED = -9
-AT_MOST = {"shard": 1, "batch": 1, "step": CHECKPOINT_STEPS}
-"""Units that one kill may cause to be begun again."""
-
-
-class Wrong(Exception):
-    """What survived is not what an undisturbed pipeline leaves."""
+from survival.ledger import Ledger
+from survival.pipeline import SIGKILLED, Place, began, ended, killed
+from survival.remains import Wrong, differences, outcome, unsound
 
 
 class Harness:
@@ -36,16 +29,14 @@ class Harness:
 
     def __init__(self, folder: Path, seed: int):
         self._folder, self._seed = folder, seed
-        self._ledger = folder / "ledger.jsonl"
+        self._ledger = Ledger(folder / "ledger.jsonl")
         self._reference = Place(folder / "reference")
         self._place = Place(folder / "victim")
 
     @property
     def kills(self) -> list[dict[str, Any]]:
         """All so far."""
-        if not self._ledger.exists():
-            return []
-        return [json.loads(line) for line in self._ledger.read_text().splitlines()]
+        return self._ledger.rows()
 
     def undisturbed(self) -> None:
         """What every other pipeline is compared with; takes its time."""
@@ -80,9 +71,7 @@ class Harness:
             raise Wrong(f"exit code {code} after kill {number - 1}: {self._place.log}")
         if not code:
             self._compare()
-        row = {"number": number, **kill, "survived": not code}
-        with self._ledger.open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
+        self._ledger.add({"number": number, **kill, "survived": not code})
         return bool(code)
 
     def finish(self) -> None:
@@ -93,13 +82,9 @@ class Harness:
             self._compare()
 
     def _compare(self) -> None:
-        found = outcome(self._place)
-        if differing := {name for name, _ in found.items() ^ self._expected.items()}:
-            raise Wrong(f"differ from an undisturbed pipeline: {sorted(differing)}")
         deaths = len(list(takewhile(lambda kill: not kill["survived"], reversed(self.kills))))
-        for unit, times in repeated(self._place).items():
-            if times > AT_MOST[unit] * deaths:
-                raise Wrong(f"{times} times a {unit} was begun again after {deaths} kills")
+        if wrong := differences(self._place, self._expected, deaths):
+            raise Wrong(f"after {deaths} kills {wrong[0]}")
         shutil.rmtree(self._place.folder)
 
 

@@ -28,8 +28,8 @@ from uniconv_bench.uniconv import adapter, loop, parts, training  # noqa: E402
 REPOSITORY = Path(__file__).parent.parent.parent
 IMPORTED = (adapter, estimate, evaluation, metrics, parts, tables, training)
 """What every life would import first."""
-CRASHED = 70
-"""Exit code of a traceback; no command line ends so."""
+CRASHED, SIGKILLED = 70, -signal.SIGKILL
+"""Exit codes of a traceback, as no command line ends, and of a process that was killed."""
 CHECKPOINT_STEPS = 2
 TASK = """
 name = "few"

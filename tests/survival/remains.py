@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 
-from survival.pipeline import Place
+from survival.pipeline import CHECKPOINT_STEPS, Place
 
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of, digest_of_file
@@ -14,6 +15,12 @@ from uniconv_bench.turnscores import read_scores
 
 UNLIKE = {"cost.json", "manifest.json", "record.json", "training.json", "log.jsonl"}
 """Files of artefacts that hold times."""
+AT_MOST = {"shard": 1, "batch": 1, "step": CHECKPOINT_STEPS}
+"""Units that one death may cause to be begun again."""
+
+
+class Wrong(Exception):
+    """What was done to a pipeline shows in what it leaves, or it did not say so in one line."""
 
 
 def repeated(place: Place) -> dict[str, int]:
@@ -41,6 +48,23 @@ def outcome(place: Place) -> dict[str, str]:
         for name, values in read_scores(record, record_path(place.results, record)).items():
             found[f"{name} by turn of {record.system.name}"] = digest_of(values)
     return found
+
+
+def differences(place: Place, expected: Mapping[str, str], deaths: int) -> list[str]:
+    """What is not as an undisturbed pipeline leaves it, and what was lost on the way.
+
+    Args:
+        place: where a pipeline has ended well.
+        expected: the undisturbed one's outcome.
+        deaths: lives that were cut short on the way to this end.
+    """
+    unlike = sorted({name for name, _ in outcome(place).items() ^ expected.items()})
+    wrong = [f"unlike an undisturbed pipeline: {unlike}"] if unlike else []
+    return wrong + [
+        f"{times} times a {unit} was begun again"
+        for unit, times in repeated(place).items()
+        if times > AT_MOST[unit] * deaths
+    ]
 
 
 def unsound(place: Place) -> list[str]:

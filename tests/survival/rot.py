@@ -20,8 +20,9 @@ from collections import Counter
 from pathlib import Path
 
 from bundling import CARD, TASKS, files
-from survival.pipeline import REPOSITORY, Place, began, ended
-from survival.remains import outcome
+from survival.ledger import Ledger
+from survival.pipeline import REPOSITORY, SIGKILLED, Place, began, ended
+from survival.remains import Wrong, outcome
 
 from uniconv_bench.deep import read_all
 from uniconv_bench.errors import UserError
@@ -55,21 +56,19 @@ UNNAMED = ("answers so far", "submission")
 manifest of a submission claims is computed again by `submit check`."""
 
 
-class Wrong(Exception):
-    """A broken file became a number, or a traceback, or passes for whole."""
-
-
 class Harness:
     """States of the pipeline in one folder, and the ledger of the flips in copies of them."""
 
     def __init__(self, folder: Path, seed: int):
-        self._folder, self._seed, self._ledger = folder, seed, folder / "flips.jsonl"
+        self._folder, self._seed = folder, seed
+        self._ledger = Ledger(folder / "flips.jsonl")
         self._victim = Place(folder / "victim")
         for state, unit in STATES.items():
             place = Place(folder / state)
             if not (folder / f"{state}.done").exists():
                 shutil.rmtree(place.folder, ignore_errors=True)
-                ended(began(place, unit=unit))
+                if (code := ended(began(place, unit=unit))) != (SIGKILLED if unit else 0):
+                    raise Wrong(f"exit code {code} before any flip: {place.log}")
                 if state == "whole":
                     self._add_outsiders(place)
                 (folder / f"{state}.done").touch()
@@ -88,9 +87,7 @@ class Harness:
     @property
     def flips(self) -> list[dict[str, str]]:
         """All so far."""
-        if not self._ledger.exists():
-            return []
-        return [json.loads(line) for line in self._ledger.read_text().splitlines()]
+        return self._ledger.rows()
 
     def flip(self) -> None:
         """Flips one bit; raises Wrong if that is neither refused nor harmless."""
@@ -109,9 +106,7 @@ class Harness:
         path.write_bytes(content)
         where = f"{kind}: {path.relative_to(victim)}, byte {place}, bit {bit}"
         found = self._consequence(kind, path, where)
-        row = {"kind": kind, "where": where, "found": found}
-        with self._ledger.open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
+        self._ledger.add({"kind": kind, "where": where, "found": found})
 
     def _consequence(self, kind: str, path: Path, where: str) -> str:
         os.environ[CACHE] = str(self._victim.cache)

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from survival.pipeline import Place, began, ended
-from survival.remains import outcome, repeated, unsound
+from survival.remains import differences, outcome, unsound
 
 SEEDS = {"tiny": 13, "other": 14, "third": 15}
 
@@ -31,10 +31,7 @@ def main() -> int:
     together[0].units.unlink()
     left = sorted(path.name for path in together[0].cache.glob("*/*.lock"))
     codes += [ended(child) for child in [began(place) for place in (together[0], *together)]]
-    found, expected = outcome(together[0]), outcome(alone[0])
-    wrong = unsound(together[0])
-    wrong += [f"differs: {name}" for name, _ in found.items() ^ expected.items()]
-    wrong += [f"{n} times a {unit} twice" for unit, n in repeated(together[0]).items() if n]
+    wrong = unsound(together[0]) + differences(together[0], outcome(alone[0]), deaths=0)
     wrong += [f"exit codes {codes}"] if any(codes) else []
     wrong += [] if left else ["the dead process left no lock"]
     sys.stderr.writelines(f"{line}\n" for line in wrong)
