@@ -5,7 +5,8 @@
 Each target runs in a process of its own, in which more than 5 seconds for an input, or 1 GiB of
 memory beyond what it had at its start, is a fault like any exception but a `UserError`. What was
 counted and what was found stand in FOLDER; the same command goes on from there. `hypothesis`
-draws mutations of sound files; `atheris` (`pip install atheris`) is led by coverage.
+draws mutations of sound files; `atheris` (`pip install atheris`) is led by coverage. Exit code 1 if
+there are faults, or if a target's process did not end well.
 """
 
 from __future__ import annotations
@@ -209,7 +210,7 @@ def summary(state: Path) -> dict[str, Any]:
     return {**total, "inputs_per_second": rates}
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=1_000_000, help="in all")
     parser.add_argument("--state", type=Path, required=True, help="where to go on from")
@@ -219,12 +220,17 @@ def main() -> None:
     state = asked.state.absolute()
     chosen = targets(asked.only, asked.engine)
     whole = sum(target.share for target in chosen)
+    died = []
     for target in chosen:
         wanted = round(asked.inputs * target.share / whole)
-        if counted(target, state, asked.engine)["inputs"] < wanted:
-            forked(target, wanted, asked.engine, state)
-    sys.stdout.write(json.dumps(summary(state), indent=1) + "\n")
+        if counted(target, state, asked.engine)["inputs"] >= wanted:
+            continue
+        if not forked(target, wanted, asked.engine, state):
+            died.append(target.name)
+    found = summary(state)
+    sys.stdout.write(json.dumps({**found, "died": died}, indent=1) + "\n")
+    return 1 if died or found["faults"] else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,6 +18,7 @@ from fuzz.target import Target, of_file
 from reading import RAW, everything, unsized
 from test_records import make_record, make_score
 
+from uniconv_bench import runs
 from uniconv_bench.cards import SubmissionCard, parse_card
 from uniconv_bench.claim_cards import read_claims
 from uniconv_bench.examination import examine
@@ -26,15 +27,6 @@ from uniconv_bench.prepare import prepare
 from uniconv_bench.progress import Silent
 from uniconv_bench.records import read_record
 from uniconv_bench.registry import study_card, system_card, task_card
-from uniconv_bench.runs import (
-    check_ranks,
-    read_answers,
-    read_qrels,
-    read_references,
-    read_run,
-    write_answers,
-    write_run,
-)
 from uniconv_bench.submission import pack
 from uniconv_bench.submission_cards import check_card
 from uniconv_bench.tables import PAPER_TASKS, table
@@ -132,10 +124,10 @@ def _submission(path: Path) -> None:
 def results() -> Iterator[Target]:
     """Runs, answers, judgements, references and records; what is taken can be written again."""
     yield of_file("file/run", _run, columns, RUN, BLANKS, share=4)
-    yield of_file("file/run.gz", read_run, any_bytes, gzip.compress(RUN), end=".gz", share=2)
+    yield of_file("file/run.gz", runs.read_run, any_bytes, gzip.compress(RUN), end=".gz", share=2)
     yield of_file("file/answers", _answers, json_lines, ANSWERS, share=4)
-    yield of_file("file/qrels", read_qrels, columns, QRELS, share=4)
-    yield of_file("file/references", read_references, json_lines, REFERENCES, share=4)
+    yield of_file("file/qrels", runs.read_qrels, columns, QRELS, share=4)
+    yield of_file("file/references", runs.read_references, json_lines, REFERENCES, share=4)
     scores = (make_score("ndcg@3", 0.4), make_score("f1", 0.25))
     record = json.dumps(make_record(scores=scores).model_dump(mode="json")).encode()
     yield of_file("file/record", read_record, json_file, record, share=2)
@@ -143,13 +135,13 @@ def results() -> Iterator[Target]:
 
 
 def _run(path: Path) -> None:
-    run = read_run(path)
-    check_ranks(path)
-    write_run(path.with_name("again"), run.items(), "x")
+    run = runs.read_run(path)
+    runs.check_ranks(path)
+    runs.write_run(path.with_name("again"), run.items(), "x")
 
 
 def _answers(path: Path) -> None:
-    write_answers(path.with_name("again"), read_answers(path).values())
+    runs.write_answers(path.with_name("again"), runs.read_answers(path).values())
 
 
 def _sealed(path: Path) -> None:
