@@ -170,6 +170,25 @@ def test_a_part_that_rotted_before_the_end_is_refused_and_removed(tmp_path: Path
     assert not folder.exists() and not list(tmp_path.rglob("part"))
 
 
+def test_a_kill_while_a_part_is_sealed_leaves_no_half_seal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "artefact"
+
+    def killed(path: Path) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artefacts, "digest_of_file", killed)
+        with pytest.raises(KeyboardInterrupt), missing_artefact(folder, {"a": 1}) as working:
+            assert working is not None
+            (working / "part").write_text("right")
+            seal(working / "part")
+    with missing_artefact(folder, {"a": 1}) as working:
+        assert working is not None and (working / "part").exists()
+    assert open_artefact(folder) == {"a": 1}
+
+
 @pytest.mark.parametrize("old", ['"a": 1', '"digest"', '"sha256"', '"bytes"', '"fingerprint"'])
 def test_a_manifest_vouches_for_itself(old: str, tmp_path: Path) -> None:
     folder = tmp_path / "artefact"

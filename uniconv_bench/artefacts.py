@@ -19,6 +19,7 @@ from uniconv_bench import locks
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import (
     TEMPORARY,
+    atomic_write,
     cache_dir,
     canonical_json,
     digest_of,
@@ -90,7 +91,7 @@ def make_together(
 
 def seal(path: Path) -> None:
     """Vouches for a finished file of a working folder until the manifest does."""
-    with path.with_name(f"{path.name}{SEAL}").open("w") as stream:
+    with atomic_write(path.with_name(f"{path.name}{SEAL}")) as stream:
         stream.write(digest_of_file(path))
 
 
@@ -103,7 +104,7 @@ def check_unfinished(working: Path) -> None:
     for sealed in sorted(working.rglob(f"*{SEAL}")):
         path = sealed.with_name(sealed.name.removesuffix(SEAL))
         if path.exists() and not _is_as_sealed(path, digest_of_file(path)):
-            mend = "run again what makes it: this file alone is made anew"
+            mend = "delete it and run again: this file alone is made anew"
             raise UserError("corrupted file of unfinished work", where=path, mend=mend)
 
 
