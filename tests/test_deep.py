@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -82,6 +83,23 @@ def test_a_file_that_no_program_wrote_to_is_read_all_the_same(
     state = [facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns]
     stamp.write_text(json.dumps({"state": state, "sha256": "0" * 64}))
     assert open_artefact(folder) == {"a": "large"}  # what rotted is what was remembered of it
+
+
+def test_a_file_that_the_disk_does_not_give_back_is_named_and_all_else_read(
+    private_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, changed = (made(name) / "file" for name in ("bad", "changed"))
+    changed.write_text("wrong")
+    read = hashlib.file_digest
+
+    def digest(stream: Any, name: str) -> Any:
+        if stream.name == str(bad):
+            raise OSError(5, "Input/output error")
+        return read(stream, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", digest)
+    expected = [f"Input/output error ({bad})", f"corrupted cache file ({changed})"]
+    assert sorted(broken(tmp_path)) == sorted(expected)
 
 
 def test_a_cache_that_is_only_read_is_listed(

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from uniconv_bench.artefacts import PARTIAL, check_unfinished, open_artefact
-from uniconv_bench.bundles import MANIFEST, Manifest
+from uniconv_bench import bundles
+from uniconv_bench.artefacts import MANIFEST, PARTIAL, check_unfinished, open_artefact
 from uniconv_bench.doctor import Check
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import cache_dir, digest_of_file
@@ -18,7 +18,7 @@ from uniconv_bench.registry import adapter_folders
 from uniconv_bench.turnscores import read_scores, scores_path
 
 Look = Callable[[], object]
-"""Reads something whole; raises UserError if it is not what was written."""
+"""Reads something whole; raises UserError if it is not what was written, OSError if it cannot."""
 
 
 def read_all(results: Path, submissions: Path) -> Iterator[Check]:
@@ -33,14 +33,26 @@ def read_all(results: Path, submissions: Path) -> Iterator[Check]:
     for place, looks in read.items():
         whole = broken = 0
         for look in looks:
-            try:
-                look()
+            error = _fault(look)
+            if error is None:
                 whole += 1
-            except UserError as error:
-                broken += 1
-                detail = f"{error.what} ({error.where})"
-                yield Check(f"broken, {place}", "missing", detail, error.mend or "", needed=True)
+                continue
+            broken += 1
+            detail = f"{error.what} ({error.where})"
+            yield Check(f"broken, {place}", "missing", detail, error.mend or "", needed=True)
         yield Check(f"digests, {place}", "ok", f"{whole} of {whole + broken} as they were written")
+
+
+def _fault(look: Look) -> UserError | None:
+    """What is wrong with something, so that all else is read too."""
+    try:
+        look()
+    except UserError as error:
+        return error
+    except OSError as error:
+        mend = "see that it can be read, or remove it and make it anew"
+        return UserError(error.strerror or str(error), where=error.filename, mend=mend)
+    return None
 
 
 def _cached() -> Iterator[Look]:
@@ -57,7 +69,7 @@ def _cached() -> Iterator[Look]:
                 yield partial(check, one.folder / CHECKPOINT)
     folder = cache_dir()
     for path in folder.glob(f"*/*-{'[0-9a-f]' * 16}"):
-        if path.is_dir() and not (path / "manifest.json").exists():
+        if path.is_dir() and not (path / MANIFEST).exists():
             yield partial(open_artefact, path)
 
 
@@ -82,17 +94,13 @@ def _record(path: Path) -> None:
 
 
 def _bundles(folder: Path) -> Iterator[Look]:
-    for path in sorted(folder.glob(f"*/{MANIFEST}")):
+    for path in sorted(folder.glob(f"*/{bundles.MANIFEST}")):
         yield partial(_bundle, path)
 
 
 def _bundle(path: Path) -> None:
     mend = "get the bundle again, or pack it anew"
-    try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError("unreadable manifest", where=path, mend=mend) from error
-    for name, sha256 in manifest.files.items():
+    for name, sha256 in bundles.read_manifest(path).files.items():
         file = path.parent / name
         if not file.is_file() or digest_of_file(file) != sha256:
             raise UserError("not the file that its manifest names", where=file, mend=mend)

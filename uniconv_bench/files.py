@@ -78,7 +78,10 @@ def digest_of(value: Any) -> str:
 def digest_of_file(path: Path) -> str:
     """sha256 (hex) of a file's bytes."""
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        try:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:  # of a disk that goes bad; the system's own names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def digest_once(path: Path) -> str:
