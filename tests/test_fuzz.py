@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -86,6 +87,17 @@ def test_a_campaign_counts_keeps_what_it_finds_and_goes_on(
         assert any(fault in text for text in found), fault
     total = campaign.summary(tmp_path)
     assert total["inputs"] == counts["inputs"] and list(total["inputs_per_second"])
+
+
+@pytest.mark.parametrize(("read", "code"), [(_wrong, 1), (Path.read_bytes, 0)])
+def test_a_campaign_fails_if_it_finds_anything(
+    read: Callable[[Path], object], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = of_file("file/any", read, mutations.json_file, b'{"key": {"a": 1}}')
+    monkeypatch.setattr(campaign, "LONGEST", 0.05)
+    monkeypatch.setattr(campaign, "targets", lambda start, engine: [target])
+    monkeypatch.setattr("sys.argv", ["campaign", "--inputs", "60", "--state", str(tmp_path)])
+    assert campaign.main() == code
 
 
 def test_what_hangs_is_seen() -> None:
