@@ -1,4 +1,8 @@
-"""Whether this process may connect to anything. Every door to a network asks here first."""
+"""Whether this process may connect to anything.
+
+Every door of this program asks here first; those of libraries that fetch by themselves, as the
+hub's, are closed by variables of their own, which the command line sets.
+"""
 
 from __future__ import annotations
 
