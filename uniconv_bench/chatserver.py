@@ -127,8 +127,8 @@ class Server:
         raise AssertionError("tries is positive")
 
     def _json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        with self._watched():
-            return _object(b"".join(_chunks(self._asked(method, path, body))))
+        with self._watched(), self._asked(method, path, body) as response:
+            return _object(b"".join(_chunks(response)))
 
     def _asked(self, method: str, path: str, body: Any = None) -> requests.Response:
         """An answer whose content is still to be read."""
@@ -147,7 +147,8 @@ class Server:
             )
             if response.ok and not response.is_redirect:
                 return response
-            told = "" if response.status_code in (401, 403) else self._told(response)
+            with response:
+                told = "" if response.status_code in (401, 403) else self._told(response)
         code = response.status_code
         if code in (LATER if method == "POST" else LATER - UNLISTED):
             reason = f"it answers {code}{told}"
