@@ -59,7 +59,7 @@ LAYERS = (
     {"fetch", "uniconv"},
     {"planning"},
     {"assembly"},
-    {"dialogue", "evaluate", "evaluation", "export", "recording", "reasons", "report"},
+    {"dialogue", "evaluate", "evaluation", "export", "recording", "reasons", "report"} | {"stages"},
     {"ranking", "rescoring", "submission_cards", "irmetadata", "bundles", "examination"}
     | {"submission", "boardpage", "dotplot", "leaderboard", "readingroom", "site", "verification"},
     {"experiments", "estimate"},

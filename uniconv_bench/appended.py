@@ -7,7 +7,6 @@ those after it. Knows nothing of what is said.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 
 from uniconv_bench.files import atomic_write
@@ -33,10 +32,16 @@ def read_texts(path: Path) -> list[str]:
     return texts
 
 
-def begin_with(path: Path, texts: Iterable[str]) -> None:
-    """Makes these all that the file holds."""
+def go_on(path: Path, batch: int = 1) -> list[str]:
+    """The texts of whole batches, with which the file is gone on; all else is cut off.
+
+    So the batches that are left are the same as if nothing had been interrupted.
+    """
+    texts = read_texts(path)
+    del texts[len(texts) - len(texts) % batch :]
     with atomic_write(path) as stream:
         stream.writelines(map(line_of, texts))
+    return texts
 
 
 def _digest(text: bytes) -> str:

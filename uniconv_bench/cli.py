@@ -28,6 +28,7 @@ from uniconv_bench.commands import (
     evidence,
     files,
     look,
+    prepare,
     results,
     stages,
     studies,
@@ -79,7 +80,7 @@ NO_MEMORY = UserError(
 
 COMMANDS: tuple[Callable[..., Any], ...] = (
     stages.run,
-    stages.prepare,
+    prepare.prepare,
     files.export,
     stages.train,
     stages.encode,

@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uniconv_bench import records
+from uniconv_bench import records, stages
 from uniconv_bench.artefacts import folder_of, missing_artefact
 from uniconv_bench.assembly import Setup
 from uniconv_bench.cards import Profile
@@ -64,7 +64,7 @@ def encode(task: str, system: str, profile: Profile, *, progress: Progress) -> P
         raise UserError(f"adapter {missing[0]} of {system} is not trained", mend=mend)
     evaluation.setup.fit()
     _take_device()
-    return evaluation.encode()
+    return stages.encode(evaluation)
 
 
 def _take_device() -> None:
@@ -93,7 +93,7 @@ def retrieve(
     evaluation = Evaluation.of(task, system, profile, limit, progress)
     evaluation.setup.index = index
     evaluation.setup.fit()
-    return evaluation.retrieve() / RUN
+    return stages.retrieve(evaluation) / RUN
 
 
 def generate(
@@ -112,9 +112,9 @@ def generate(
     """
     evaluation = Evaluation.of(task, system, profile, limit, progress)
     if run is not None:
-        evaluation.accept(run)
+        stages.accept(evaluation, run)
     evaluation.setup.fit()
-    return evaluation.generate(run or evaluation.retrieve() / RUN) / ANSWERS
+    return stages.generate(evaluation, run or stages.retrieve(evaluation) / RUN) / ANSWERS
 
 
 def run(
@@ -140,17 +140,17 @@ def run(
     """
     evaluation = Evaluation.of(task, system, profile, limit, progress, data_dir)
     evaluation.setup.fit(retrain=retrain)
-    folders = {"retrieval": evaluation.retrieve()}
+    folders = {"retrieval": stages.retrieve(evaluation)}
     run_file, answers_file = folders["retrieval"] / RUN, None
     if evaluation.metrics_of("generation"):
-        folders["answers"] = evaluation.generate(run_file)
+        folders["answers"] = stages.generate(evaluation, run_file)
         answers_file = folders["answers"] / ANSWERS
-    folders["scores"] = evaluation.score(run_file, answers_file)
+    folders["scores"] = stages.score(evaluation, run_file, answers_file)
     fingerprint = {
         **{stage: folder.name for stage, folder in folders.items()},
         "card": evaluation.setup.card.digest(),
         "task": evaluation.task.card.digest(),
-        "code": digest_of_code("records", "recording", "evaluation"),
+        "code": digest_of_code("records", "recording", "evaluation", "stages"),
     }
     folder = folder_of("records", evaluation.setup.card.name, fingerprint)
     with missing_artefact(folder, fingerprint) as working:
@@ -200,7 +200,7 @@ def rescored(record: ResultRecord, *, progress: Progress) -> tuple[ResultRecord,
     for name in evaluation.task.card.metrics:
         if (lacking := uncomputable(name)) is not None:
             raise lacking
-    folder = evaluation.score(files.get(RUN), files.get(ANSWERS))
+    folder = stages.score(evaluation, files.get(RUN), files.get(ANSWERS))
     digests = {"scores": digest_of_file(folder / SCORES)}
     versions = {name: metadata.version(name) for name in packages_of(evaluation.task.card.metrics)}
     packages = {"packages": record.provenance.packages | versions}

@@ -20,7 +20,6 @@ BLUE = "#0072B2"
 """Of Okabe and Ito's colours, which colour-blind people can tell apart."""
 WINDOW = 10
 """Steps that a training's curves are smoothed over."""
-TERMS = ("retrieval", "distillation", "generation", "cii")
 
 
 def can_plot() -> bool:
@@ -90,7 +89,7 @@ def intervals(records: Sequence[ResultRecord], metric: str, out: Path) -> Path:
     return save(figure, out)
 
 
-def training(report: Mapping[str, Any], out: Path) -> Path:
+def training(report: Mapping[str, Any], terms: Sequence[str], out: Path) -> Path:
     """What was logged of a training, by optimiser step; the PNG, with a PDF beside it.
 
     A panel a loss term, with its mean over `WINDOW` steps and the validation points if there are
@@ -98,6 +97,7 @@ def training(report: Mapping[str, Any], out: Path) -> Path:
 
     Args:
         report: `training.json` of an adapter.
+        terms: names of loss terms; those that it lacks are left out.
         out: the file, without its ending.
     """
     import matplotlib
@@ -107,7 +107,7 @@ def training(report: Mapping[str, Any], out: Path) -> Path:
 
     log = report["log"]
     points = report.get("validation", {}).get("points", [])
-    names = [name for name in (*TERMS, "gradient_norm") if name in log[0]]
+    names = [name for name in (*terms, "gradient_norm") if name in log[0]]
     size = (0.6 + 2.4 * len(names), 2.6)
     figure, axes = pyplot.subplots(1, len(names), figsize=size, squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):

@@ -42,6 +42,10 @@ SUPERVISED: dict[Ddm, tuple[str, ...]] = {
 """The losses that have anything to learn from, where those are not all."""
 
 
+TERMS = ("retrieval", "distillation", "generation", "cii")
+"""Names of the terms of the loss, in the order in which they are shown."""
+
+
 class Losses(Card):
     """Weights of L = retrieval * L_R + generation * L_G + cii * L_CII (alpha in the paper)."""
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from uniconv_bench import stages
 from uniconv_bench.assembly import Setup
 from uniconv_bench.bundles import scored_files
 from uniconv_bench.cards import SubmissionCard
@@ -111,7 +112,7 @@ def again(
     )
     evaluation = Evaluation.with_setup(setup, task, None, progress, view)
     tolerance = TOLERANCES[setup.card.inference.dtype]
-    made_file = evaluation.retrieve() / RUN
+    made_file = stages.retrieve(evaluation) / RUN
     if run_file:
         made = read_run(made_file)
         faults = {
@@ -121,7 +122,7 @@ def again(
         }
         yield _repeated(name, "retrieval", faults, tolerance)
     if answers_file:
-        said = read_answers(evaluation.generate(run_file or made_file) / ANSWERS)
+        said = read_answers(stages.generate(evaluation, run_file or made_file) / ANSWERS)
         faults = {
             turn_id: answer_fault(answers[turn_id], said.get(turn_id))
             for turn_id in chosen

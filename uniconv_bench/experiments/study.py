@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from uniconv_bench import machine, metrics, registry, runs
+from uniconv_bench import machine, registry, runs, stages
 from uniconv_bench.assembly import Setup
 from uniconv_bench.cards import CUT, Profile
 from uniconv_bench.definitions import of_stage
@@ -133,14 +133,14 @@ def _measured(
     folders: dict[str, Path] = {}
     run, turns, passages = runs.Run(), evaluation.turns, None
     if condition.evidence == "own":
-        folders["retrieval"] = evaluation.retrieve()
+        folders["retrieval"] = stages.retrieve(evaluation)
         run_file = folders["retrieval"] / RUN
     elif condition.evidence.startswith("from "):
         name = condition.evidence.removeprefix("from ")
         other = Setup.of(name, setup.profile, progress)
         source = Evaluation.with_setup(other, task, limit, progress, view)
         other.fit()
-        folders["retrieval"] = source.retrieve()
+        folders["retrieval"] = stages.retrieve(source)
         run_file = folders["retrieval"] / RUN
     else:
         passages = evidence_of(condition.evidence, turns, task, evaluation.top_k)
@@ -150,15 +150,11 @@ def _measured(
     answers: dict[str, Answer] = {}
     if of_stage(study.metrics, "generation") and evaluation.metrics_of("generation") and turns:
         folders["answers"] = (
-            evaluation.generate(run_file) if passages is None else evaluation.answer_from(passages)
+            stages.generate(evaluation, run_file)
+            if passages is None
+            else stages.answer_from(evaluation, passages)
         )
         answers = runs.read_answers(folders["answers"] / ANSWERS)
-    kept = {turn.turn_id for turn in turns}
-    values = metrics.score(
-        study.metrics,
-        qrels={t: q for t, q in task.qrels().items() if t in kept},
-        run=run if passages is None and evaluation.retrieves else None,
-        references={t: r for t, r in task.references().items() if t in kept},
-        texts={t: a.text for t, a in answers.items()} if answers else None,
-    )
+    judged = run if passages is None and evaluation.retrieves else None
+    values = stages.measured(evaluation, study.metrics, turns, judged, answers or None)
     return Measured(evaluation, turns, run, answers, values, folders, passages)

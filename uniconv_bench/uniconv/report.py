@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from uniconv_bench import __version__
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of_code
+from uniconv_bench.training_cards import TERMS
 from uniconv_bench.training_cards import Guards as Bounds
 from uniconv_bench.uniconv.checkpoint import Row, State
 from uniconv_bench.uniconv.guards import warnings
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 Tracker = Literal["tensorboard", "trackio"]
 LIVE = "log.jsonl"
-TERMS = ("retrieval", "distillation", "generation", "cii")
 LIBRARIES = ("accelerate", "peft", "tokenizers", "torch", "transformers")
 CODE = (
     *("conversation", "decode", "definitions", "dense", "encode", "index", "prompts", "reader"),

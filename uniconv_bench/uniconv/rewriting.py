@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from uniconv_bench.appended import begin_with, line_of, read_texts
+from uniconv_bench.appended import go_on, line_of
 from uniconv_bench.artefacts import PARTIAL, folder_of, missing_artefact
 from uniconv_bench.conversation import Turn
 from uniconv_bench.decode import Decoding, decode
@@ -70,9 +70,7 @@ class Rewriter:
         """Notes batch by batch; goes on after the last whole batch of a stopped run."""
         size = self._decoder.inference.decode_batch_size
         so_far = path.with_name(f"{path.name}{PARTIAL}")
-        rows = read_texts(so_far)
-        del rows[len(rows) - len(rows) % size :]
-        begin_with(so_far, rows)
+        rows = go_on(so_far, size)
         with progress.track("rewrite", len(turns)) as advance, so_far.open("a") as stream:
             advance(len(rows))
             for first in range(len(rows), len(turns), size):
