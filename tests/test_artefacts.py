@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from uniconv_bench import artefacts, costs, evaluation
-from uniconv_bench.appended import line_of
+from uniconv_bench import artefacts, costs
+from uniconv_bench.appended import go_on, line_of, read_texts
 from uniconv_bench.artefacts import missing_artefact, open_artefact, seal
 from uniconv_bench.errors import UserError
-from uniconv_bench.system import Answer
 
 MAKER = """
 import sys, time
@@ -113,27 +112,22 @@ def test_making_anew_replaces(tmp_path: Path) -> None:
     assert open_artefact(folder) == {"a": 2}
 
 
-def answer_lines(*pairs: tuple[str, str]) -> str:
-    return "".join(line_of(json.dumps({"turn_id": t, "answer": a})) for t, a in pairs)
-
-
-def test_an_answer_written_twice_is_survived(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_whole_batches_of_an_interrupted_file_are_gone_on_with(batch: int, tmp_path: Path) -> None:
     path = tmp_path / "answers.partial"
-    lines = answer_lines(("1_1", "a"), ("1_2", "b"), ("1_2", "c"), ("1_3", "d"))
-    path.write_text(lines[:-9])  # torn off
-    expected = {"1_1": Answer("1_1", "a"), "1_2": Answer("1_2", "b")}
-    assert evaluation._answers_so_far(path, 1) == expected
-    assert path.read_text() == answer_lines(("1_1", "a"), ("1_2", "b"))
-    assert evaluation._answers_so_far(path, 2) == expected
-    path.write_text(path.read_text() + "\0\0\0\n" + answer_lines(("1_4", "d")))
-    assert evaluation._answers_so_far(path, 1) == expected
-    assert evaluation._answers_so_far(path, 3) == {}
-
-
-def test_what_follows_a_rotten_answer_is_asked_again(tmp_path: Path) -> None:
-    path = tmp_path / "answers.partial"
-    path.write_text(answer_lines(("1_1", "a"), ("1_2", "b"), ("1_3", "c")).replace('"b"', '"B"'))
-    assert evaluation._answers_so_far(path, 1) == {"1_1": Answer("1_1", "a")}
+    assert go_on(path, batch) == [] and path.read_text() == ""
+    texts = [f'{{"turn": {n}, "say": "\u00e9 {n}"}}' for n in range(5)]
+    written = "".join(map(line_of, texts))
+    whole = texts[: 4 - 4 % batch]
+    for broken in (
+        written[:-4],  # torn
+        written.replace('"turn": 4', '"turn": 5'),  # rotten
+        written.replace(line_of(texts[4]), "\0\0\0\n" + line_of(texts[4])),
+    ):
+        path.write_text(broken)
+        assert go_on(path, batch) == whole
+        assert path.read_text() == "".join(map(line_of, whole))
+    assert read_texts(path) == whole
 
 
 def test_completed_just_before_a_kill_is_not_made_twice(

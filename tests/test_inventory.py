@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from uniconv_bench import inventory
+from uniconv_bench import inventory, stages
 from uniconv_bench.artefacts import differences, folder_of, missing_artefact, open_artefact
 from uniconv_bench.cli import main
 from uniconv_bench.evaluation import Evaluation
@@ -187,7 +187,7 @@ def test_why_names_the_field_that_missed(
         return Evaluation.of("qrecc", str(card), "sample", 2, Silent())
 
     assert [one.nearest for one in reasons(found())] == [None, None]
-    found().retrieve()
+    stages.retrieve(found())
     assert [(one.stage, one.folder is not None) for one in reasons(found())] == [
         ("encode", True),
         ("retrieve", True),
