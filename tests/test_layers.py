@@ -43,6 +43,7 @@ LAYERS = (
     {"attribution", "claims", "conventions", "evidence", "tables", "reproduce", "verdicts"},
     {"download", "unpack"},
     {
+        "dataset",
         "rawfiles",
         "prepare",
         "mini",

@@ -28,8 +28,8 @@ from reading import (
 )
 
 from uniconv_bench.conversation import Passage, Turn, Utterance
+from uniconv_bench.dataset import qrels_file
 from uniconv_bench.definitions import inscit_f1, token_f1
-from uniconv_bench.prepare import qrels_file
 
 ARTICLES = "text_0420_processed"
 

@@ -47,11 +47,10 @@ from uniconv_bench.uniconv.mixture import (
     Example,
     examples,
     groups,
-    leaks,
     make_batch,
     supervised,
 )
-from uniconv_bench.uniconv.training import NO_MATTER, RECIPE, identity, train_adapter
+from uniconv_bench.uniconv.training import NO_MATTER, RECIPE, identity, leaks, train_adapter
 
 torch.set_num_threads(1)  # two layers of 32 dimensions: threads only wait for each other
 END = 2

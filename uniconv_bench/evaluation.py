@@ -24,7 +24,14 @@ from uniconv_bench.outside import fingerprint_of, source_of
 from uniconv_bench.system import Asks, Encoding, Generator, Progress, Retriever
 from uniconv_bench.task import Task, load_task
 
-SCORING = ("definitions", "metrics", "runs", "stages", "statistics/clusters", "statistics/intervals")
+SCORING = (
+    "definitions",
+    "metrics",
+    "runs",
+    "stages",
+    "statistics/clusters",
+    "statistics/intervals",
+)
 """What scores depend on."""
 
 

@@ -5,7 +5,7 @@ mitigation (DDM). Knows tasks and prompts; nothing of models or optimisers.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -54,21 +54,6 @@ def supervised(task: Task) -> list[Turn]:
     So adapters that differ in their losses are trained on the same turns in the same order.
     """
     return [turn for turn in task.turns("train") if turn.gold or turn.references]
-
-
-def leaks(turns: Mapping[str, Sequence[Turn]], tasks: Sequence[Task]) -> dict[str, int]:
-    """Training turns of each task that some task also tests on; tasks without any are left out.
-
-    The same question after the same utterances, whatever their case and punctuation. A first
-    question is nobody's own and counts for none.
-    """
-
-    def said(turn: Turn) -> tuple[str, ...]:
-        return tuple(normalise(text) for text in (*(u.text for u in turn.history), turn.query))
-
-    seen = {said(turn) for task in tasks for turn in task.turns()}
-    counts = {n: sum(bool(t.history) and said(t) in seen for t in of) for n, of in turns.items()}
-    return {name: count for name, count in counts.items() if count}
 
 
 def examples(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uniconv_bench.conversation import Turn
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of, read_json, write_json
+from uniconv_bench.metrics import normalise
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.system import Progress
 from uniconv_bench.system_cards import Inference
@@ -118,7 +120,7 @@ def train_adapter(
     from uniconv_bench.uniconv.adapter import write_adapter
     from uniconv_bench.uniconv.loop import Run
     from uniconv_bench.uniconv.mining import by_bm25, by_embedding
-    from uniconv_bench.uniconv.mixture import examples, groups, leaks, supervised
+    from uniconv_bench.uniconv.mixture import examples, groups, supervised
     from uniconv_bench.uniconv.processes import Processes
     from uniconv_bench.uniconv.report import check_tracker, summary
     from uniconv_bench.uniconv.samples import with_samples
@@ -184,3 +186,18 @@ def train_adapter(
         report["validation"]["turns"] = {task: len(found) for task, found in held.items()}
     write_adapter(run.model, backbone.name, working)
     write_json(working / "training.json", report)
+
+
+def leaks(turns: Mapping[str, Sequence[Turn]], tasks: Sequence[Task]) -> dict[str, int]:
+    """Training turns of each task that some task also tests on; tasks without any are left out.
+
+    The same question after the same utterances, whatever their case and punctuation. A first
+    question is nobody's own and counts for none.
+    """
+
+    def said(turn: Turn) -> tuple[str, ...]:
+        return tuple(normalise(text) for text in (*(u.text for u in turn.history), turn.query))
+
+    seen = {said(turn) for task in tasks for turn in task.turns()}
+    counts = {n: sum(bool(t.history) and said(t) in seen for t in of) for n, of in turns.items()}
+    return {name: count for name, count in counts.items() if count}
