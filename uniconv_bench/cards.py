@@ -273,8 +273,10 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` laid on `base`: tables merge key by key, everything else replaces.
 
     `false` takes a key away (no card has a field of that type). A table whose `kind` differs
-    replaces the base's whole, since its fields mean something else. A value that `over` changes
-    loses the source that `base` gives for it in `sources`, unless `over` gives one.
+    replaces the base's whole, since its fields mean something else. A field that `over` states
+    holds at every profile for which `over` says nothing else, whatever `base` has there. A value
+    that `over` changes loses the source that `base` gives for it in `sources`, unless `over` gives
+    one.
     """
     result = dict(base)
     for key, value in over.items():
@@ -286,8 +288,28 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
             result[key] = merged(old, value) if same_kind else value
         else:
             result[key] = value
+    if isinstance(base.get("profiles"), dict) and isinstance(result.get("profiles"), dict):
+        result["profiles"] = _by_profile(base["profiles"], over)
     if isinstance(sources := result.get("sources"), dict):
         own = over.get("sources") or {}
         changed = {key for key in over if key != "sources" and result.get(key) != base.get(key)}
         result["sources"] = {k: v for k, v in sources.items() if k in own or k not in changed}
+    return result
+
+
+def _by_profile(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """The tables of profiles: `over`'s own laid on `base`'s, these without what `over` states.
+
+    `false` stays: it takes away at a profile what holds elsewhere.
+    """
+    stated = dict.fromkeys(over.keys() - {"sources", "profiles"}, False)
+    own = over.get("profiles", {})
+    result = {}
+    for name in dict.fromkeys([*base, *own]):
+        table, said = base.get(name, {}), own.get(name, {})
+        if not (isinstance(table, dict) and isinstance(said, dict)):
+            result[name] = said or table  # a fault of the card, of which its check tells
+            continue
+        taken = {key: False for key, value in said.items() if value is False}
+        result[name] = merged(merged(table, stated), said) | taken
     return result
