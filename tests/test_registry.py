@@ -259,6 +259,29 @@ def test_a_changed_setting_does_not_keep_the_source_of_the_old_value(tmp_path: P
     assert card.inference.sources["passage_tokens"] == "peer:ChatRetriever"
 
 
+def test_what_a_card_states_holds_at_each_profile_of_what_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(
+        'extends = "uniconv"\nname = "b"\ntitle = "B"\ndescription = "d"\n'
+        "[adapters.joint]\nmax_steps = 5\nseed = 1\nvalidation = { turns = 9 }\n"
+        "[adapters.joint.profiles.mini]\nmax_steps = 6\nseed = 2\nsources = { seed = 'ours' }\n"
+        "[adapters.joint.profiles.full]\nmax_steps = 7\nvalidation = { every = 3 }\n"
+    )
+    path = tmp_path / "child.toml"
+    path.write_text(
+        'extends = "./base.toml"\nname = "c"\ntitle = "C"\ndescription = "d"\n'
+        "[adapters.joint]\nmax_steps = 8\nvalidation = false\nseed = 3\n"
+        "[adapters.joint.profiles.full]\nmax_steps = false\n"
+    )
+    card, _ = registry.system_card(str(path))
+    found = {p: card.on(p).adapters["joint"] for p in PROFILES}
+    assert {p: t.max_steps for p, t in found.items()} == {"sample": 8, "mini": 8, "full": None}
+    assert {t.seed for t in found.values()} == {3}
+    assert {t.validation for t in found.values()} == {None}
+    assert "seed" not in card.adapters["joint"].profiles["mini"].get("sources", {})
+    batches = {p: t.batch_size for p, t in found.items()}
+    assert batches == {"sample": 8, "mini": 8, "full": 32}  # of which the child says nothing
+
+
 def test_a_fault_of_the_table_itself_is_none_of_a_profiles(tmp_path: Path) -> None:
     card = tmp_path / "mine.toml"
     card.write_text(
@@ -411,11 +434,11 @@ def example(opening: str) -> str:
 
 
 def test_the_guides_examples_are_valid_cards(tmp_path: Path) -> None:
-    path = tmp_path / "uniconv-warm.toml"
+    path = tmp_path / "uniconv-cold.toml"
     path.write_text(example('extends = "uniconv"'))
     card, _ = registry.system_card(str(path))
     base, _ = registry.system_card("uniconv")
-    assert card.adapters["joint"].temperature == 0.05
+    assert card.adapters["joint"].temperature == 0.02
     assert card.adapters["joint"].losses == base.adapters["joint"].losses
     path.write_text(TEMPLATE.read_text())
     assert parse_card(SubmissionCard, read_toml(path), path).tasks == ("qrecc",)
