@@ -152,7 +152,7 @@ def test_commands_list_and_prune(
     code, out, err = said(capsys, "cache", "prune", "--keep", "0", "--dry-run")
     assert code == 0 and "would remove: 3" in err and all(folder.exists() for folder in three)
     code, _, err = said(capsys, "cache", "prune", "--keep", "0")  # nobody answers
-    assert code == 130 and all(folder.exists() for folder in three)
+    assert code == 2 and "add --yes" in err and all(folder.exists() for folder in three)
     code, out, _ = said(capsys, "cache", "prune", "--keep", "2.5kb", "--yes", "--json")
     assert code == 0 and [row["name"] for row in json.loads(out)] == [f"retrieval/{three[1].name}"]
     assert [folder.exists() for folder in three] == [True, False, True]

@@ -28,6 +28,17 @@ def test_the_check_runs_with_no_right_and_no_secret() -> None:
     assert "secrets" not in CHECK.read_text() and "persist-credentials: false" in CHECK.read_text()
 
 
+def test_what_the_check_runs_is_the_base_branchs_at_pinned_versions() -> None:
+    steps = workflow(CHECK)["jobs"]["check"]["steps"]
+    refs = {
+        s["with"]["path"]: s["with"].get("ref") for s in steps if "checkout" in s.get("uses", "")
+    }
+    assert refs == {"pull-request": None, "trusted": "${{ github.event.pull_request.base.sha }}"}
+    scripts = "\n".join(step.get("run", "") for step in steps)
+    assert "make -C trusted setup" in scripts and "pip install" not in scripts
+    assert re.findall(r"(\S+) -I -m uniconv_bench", scripts) == ["trusted/.venv/bin/python"]
+
+
 def test_no_script_has_text_of_the_pull_request_pasted_in() -> None:
     for path in (CHECK, COMMENT):
         for job in workflow(path)["jobs"].values():

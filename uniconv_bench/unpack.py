@@ -22,6 +22,10 @@ Kind = Literal["gzip", "zip", "tar.gz"]
 RATIO, FLOOR = 50, 1 << 24
 """Text is packed to a tenth, seldom to a thirtieth; beyond this an archive is a trap."""
 CHUNK = 1 << 20
+DAMAGED = (
+    *(zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile),
+    UnicodeDecodeError,  # a name that is not in the encoding that its flag states
+)
 
 
 def unpack(
@@ -59,7 +63,7 @@ def unpack(
                 found[name] = {"sha256": digest.hexdigest(), "bytes": written - start}
     except FileExistsError as error:
         raise _unsafe(archive, f"holds {name!r} twice") from error
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except DAMAGED as error:
         mend = "fetch it again"
         raise UserError(f"truncated or damaged {kind} archive", where=archive, mend=mend) from error
     except NotImplementedError as error:
@@ -78,8 +82,10 @@ def _members(raw: IO[bytes], kind: Kind, label: str) -> Iterator[tuple[str, IO[b
     elif kind == "zip":
         with zipfile.ZipFile(raw) as box:
             for info in box.infolist():
-                if info.is_dir():
+                if info.filename.endswith("/"):
                     continue
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise NotImplementedError(f"member {info.filename!r} is not deflated")
                 if stat.S_ISLNK(info.external_attr >> 16):
                     raise _unsafe(raw.name, f"member {info.filename!r} is a link")
                 if info.flag_bits & 1:

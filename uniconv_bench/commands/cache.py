@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -75,6 +76,10 @@ def cache_prune(
     if going and not dry_run:
         size = decimal(sum(one.bytes for one in going))
         if not yes:
+            if not sys.stdin.isatty():
+                raise UserError(
+                    "nobody is there to be asked", mend="add --yes, or --dry-run to see"
+                )
             typer.confirm(f"remove these {len(going)} ({size})?", abort=True, err=True)
         gone = inventory.prune(going)
         if len(gone) < len(going):
