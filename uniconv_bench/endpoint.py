@@ -37,6 +37,7 @@ class EndpointGenerator:
             "served": self._server.model,
             "session_words": self._limits.session_tokens,
             "passage_words": self._limits.passage_tokens,
+            "instructed": self._limits.instruction,
             "answer_tokens": self._answer_tokens,
             "code": digest_of_code("conversation", "prompts"),
         }
@@ -87,11 +88,11 @@ class EndpointGenerator:
     def _request(self, turn: Turn, passages: Sequence[Passage]) -> dict[str, Any]:
         card = self._card
         limits = self._limits.session_tokens, self._limits.passage_tokens
-        said = spoken(turn, passages, *limits)
+        said, told = spoken(turn, passages, *limits), self._limits.instruction
         asked: dict[str, Any] = (
-            {"messages": messages(said, system=card.instruction == "system")}
+            {"messages": messages(said, told, system=card.instruction == "system")}
             if card.form == "chat"
-            else {"prompt": transcript(said)}
+            else {"prompt": transcript(said, told)}
         )
         settings = card.model_dump(mode="json", include={"model", "temperature", "top_p", "seed"})
         stop = {"stop": list(card.stop)} if card.stop else {}

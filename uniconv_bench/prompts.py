@@ -13,16 +13,18 @@ from typing import Any, Literal, NamedTuple
 
 from jinja2 import TemplateError
 
-from uniconv_bench.conversation import Passage, SessionMask, Turn, Utterance
+from uniconv_bench.conversation import (
+    INSTRUCTION,
+    REWRITING,
+    Passage,
+    SessionMask,
+    Turn,
+    Utterance,
+)
 from uniconv_bench.errors import UserError
 
 History = Literal["session", "query"]
 
-INSTRUCTION = "Answer the last question briefly. Use the passages if any are given."
-REWRITING = (
-    "Rewrite the last question of the conversation so that it can be understood without the "
-    "conversation. Write the rewritten question only."
-)
 OPENING = Utterance("user", "Hello.")
 """Stands before a history that the assistant opens: chat templates want the user first."""
 _MARK = "\u241eQUESTION\u241e"
@@ -53,13 +55,21 @@ class PromptFormat:
         tokenizer: a transformers tokenizer with a chat template and an `eos_token`.
         session_tokens: most tokens of a session; oldest exchanges are dropped whole beyond it.
         passage_tokens: most tokens of a passage, end token included.
+        instruction: what stands before each session.
 
     Raises:
         UserError: the tokenizer is not of a chat model.
     """
 
-    def __init__(self, tokenizer: Any, session_tokens: int, passage_tokens: int):
+    def __init__(
+        self,
+        tokenizer: Any,
+        session_tokens: int,
+        passage_tokens: int,
+        instruction: str = INSTRUCTION,
+    ):
         self.tokenizer = tokenizer
+        self._instruction = instruction
         self.session_tokens = session_tokens
         self.passage_tokens = passage_tokens
         if not tokenizer.chat_template or tokenizer.eos_token_id is None:
@@ -131,7 +141,7 @@ class PromptFormat:
         start = len(session) + (1 if session_mask == "strict" else 2)
         return Prompt([*session, self.end, *self.evidence(passages), *closing], len(session), start)
 
-    def rewriting(self, turn: Turn) -> Prompt:
+    def rewriting(self, turn: Turn, instruction: str = REWRITING) -> Prompt:
         """Input for a self-contained question: the conversation as one text, oldest first.
 
         Exchanges are dropped as in `session`.
@@ -141,7 +151,7 @@ class PromptFormat:
             said = [
                 f"{u.role.capitalize()}: {u.text}" for u in [*past, Utterance("user", turn.query)]
             ]
-            ids = self._ids(self._render([Utterance("user", "\n".join(said))], REWRITING))
+            ids = self._ids(self._render([Utterance("user", "\n".join(said))], instruction))
             if len(ids) <= self.session_tokens or not past:
                 return Prompt(ids)
             del past[: _exchange(past)]
@@ -158,9 +168,9 @@ class PromptFormat:
         """A response as the generator should write it, closed by the end token."""
         return [*self._ids(text), self.end]
 
-    def _render(self, utterances: Sequence[Utterance], instruction: str = INSTRUCTION) -> str:
+    def _render(self, utterances: Sequence[Utterance], instruction: str | None = None) -> str:
         rendered: str = self.tokenizer.apply_chat_template(
-            messages(utterances, instruction, system=self._system_role),
+            messages(utterances, instruction or self._instruction, system=self._system_role),
             tokenize=False,
             add_generation_prompt=True,
         )
@@ -179,7 +189,7 @@ class PromptFormat:
 
 
 def messages(
-    utterances: Sequence[Utterance], instruction: str = INSTRUCTION, *, system: bool
+    utterances: Sequence[Utterance], instruction: str, *, system: bool
 ) -> list[dict[str, str]]:
     """What was said, as chat templates and chat servers take it.
 
@@ -219,10 +229,10 @@ def spoken(
     return [*opening, *past, Utterance("user", turn.query + evidence)]
 
 
-def transcript(utterances: Sequence[Utterance]) -> str:
+def transcript(utterances: Sequence[Utterance], instruction: str) -> str:
     """A conversation as one text that a model goes on with, for one that knows no roles."""
     said = [f"{u.role.capitalize()}: {u.text}" for u in utterances]
-    return "\n".join([INSTRUCTION, "", *said, "Assistant:"])
+    return "\n".join([instruction, "", *said, "Assistant:"])
 
 
 def _words(text: str, most: int) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from uniconv_bench.cards import Card, Name, Positive, Profile
-from uniconv_bench.conversation import QueryForm, SessionMask
+from uniconv_bench.conversation import INSTRUCTION, REWRITING, QueryForm, SessionMask
 from uniconv_bench.training_cards import ByProfile, Training
 
 NonEmpty = Annotated[str, Field(min_length=1)]
@@ -93,6 +93,8 @@ class RewriteRetriever(Card):
     """Of the decoder; one of the card's `adapters`."""
     rewrite_tokens: Positive = 64
     """Most tokens of a rewrite."""
+    instruction: NonEmpty = REWRITING
+    """What the decoder is told."""
     retriever: Annotated[
         Annotated[Bm25Retriever, Tag("bm25")] | Annotated[EncoderRetriever, Tag("encoder")],
         Discriminator(_part),
@@ -175,6 +177,8 @@ class Inference(ByProfile):
 
     session_tokens: Positive = 1024
     passage_tokens: Positive = 384
+    instruction: NonEmpty = INSTRUCTION
+    """What stands before each session, for retrieval and answering alike."""
     depth: Positive = 100
     """Passages per turn in a run file."""
     top_k: Annotated[int, Field(ge=0)] = 3

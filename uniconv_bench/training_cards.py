@@ -14,6 +14,7 @@ from uniconv_bench.cards import Card, Fraction, Positive, Profile, merged
 from uniconv_bench.conversation import SessionMask
 from uniconv_bench.malformed import first_fault
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
 CiiScore = Literal["embedding", "loglik", "pairwise"]
 """What L_CII compares: cosines of EOS embeddings, by softmax; a response's mean log-likelihood a
 token given session and passage, by softmax; the same, by its margin over each wrong one."""
@@ -177,6 +178,8 @@ class Training(ByProfile):
     cii_negatives: CiiNegatives = "in_batch"
     cii_rivals: Positive | None = None
     """Most wrong pairs a turn, drawn anew each step; none: all there are."""
+    sampling_temperature: float = Field(default=1.0, gt=0)
+    """Of the wrong responses that `sampled_generation` draws."""
     cii_temperature: float = Field(default=0.01, gt=0)
     """Of L_CII's scores: cosines want it far smaller than log-likelihoods do."""
     temperature: float = Field(default=0.01, gt=0)
@@ -195,6 +198,8 @@ class Training(ByProfile):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Fraction = 0.1
     weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """AdamW's: how fast its means of gradients, and of their squares, forget."""
     clip: float = Field(default=1.0, gt=0)
     """Largest gradient norm."""
     batch_size: Positive = 16

@@ -83,7 +83,10 @@ class Run:
             shard(self.model)
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self._optimiser = torch.optim.AdamW(
-            self.parameters.values(), lr=training.learning_rate, weight_decay=training.weight_decay
+            self.parameters.values(),
+            lr=training.learning_rate,
+            betas=training.betas,
+            weight_decay=training.weight_decay,
         )
         weights = Weights(
             **training.losses.model_dump(),

@@ -56,6 +56,7 @@ class Decoder:
             "attention": ATTENTION,
             "session_tokens": self.inference.session_tokens,
             "passage_tokens": self.inference.passage_tokens,
+            "instruction": self.inference.instruction,
             "batch_tokens": self.inference.encode_batch_tokens,
             "libraries": {name: metadata.version(name) for name in LIBRARIES},
             "code": digest_of_code(*CODE),
@@ -68,7 +69,7 @@ class Decoder:
         how = self.inference.dtype, self.inference.lora == "merged"
         model, tokenizer = load_decoder(self.backbone, self.adapter, *how, progress)
         limits = (self.inference.session_tokens, self.inference.passage_tokens)
-        return model, PromptFormat(tokenizer, *limits)
+        return model, PromptFormat(tokenizer, *limits, self.inference.instruction)
 
 
 class DenseRetriever(EmbeddingRetriever):
@@ -82,13 +83,13 @@ class DenseRetriever(EmbeddingRetriever):
     def of_passages(self) -> dict[str, Any]:
         """See `dense.EmbeddingRetriever`."""
         found = self._decoder.fingerprint()
-        del found["session_tokens"]
+        del found["session_tokens"], found["instruction"]
         return found
 
     def of_queries(self) -> dict[str, Any]:
         """See `dense.EmbeddingRetriever`."""
-        tokens = self.inference.session_tokens
-        return {"retriever": "dense", "query": self._query, "session_tokens": tokens}
+        read = self.inference.model_dump(include={"session_tokens", "instruction"})
+        return {"retriever": "dense", "query": self._query, **read}
 
     def encoder(self, progress: Progress) -> Encoder:
         """See `dense.EmbeddingRetriever`."""

@@ -29,18 +29,20 @@ class Rewriter:
     Args:
         adapter: of the card, on the backbone; None: the backbone untrained.
         tokens: most tokens of a rewrite.
+        instruction: what the decoder is told.
         context: backbone and limits.
     """
 
-    def __init__(self, adapter: str | None, tokens: int, context: Context):
+    def __init__(self, adapter: str | None, tokens: int, instruction: str, context: Context):
         self._decoder = Decoder(adapter, context)
-        self._tokens = tokens
+        self._tokens, self._instruction = tokens, instruction
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Everything that a rewrite depends on beside the turns."""
         return {
             "rewriting": "greedy",
             "tokens": self._tokens,
+            "told": self._instruction,
             "batch_size": self._decoder.inference.decode_batch_size,
             **self._decoder.fingerprint(),
             "code_decode": digest_of_code(*DECODING, "uniconv/rewriting"),
@@ -88,7 +90,7 @@ class Rewriter:
     def _texts(self, model: Any, form: PromptFormat, turns: Sequence[Turn]) -> list[str]:
         """The first line that the decoder writes for each turn; empty for none."""
         found = [""] * len(turns)
-        prompts = [form.rewriting(turn) for turn in turns]
+        prompts = [form.rewriting(turn, self._instruction) for turn in turns]
         how = Decoding(ends=ends(model, form), max_new_tokens=self._tokens)
         for index, ids in decode(model, prompts, how, batch_size=len(prompts)):
             text = form.tokenizer.decode(ids, skip_special_tokens=True).strip()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,7 @@ def with_samples(
     backbone: Backbone,
     model: Any,
     form: PromptFormat,
-    answer_tokens: int,
-    seed: int,
+    how: Decoding,
     progress: Progress,
 ) -> list[list[Example]]:
     """Groups of examples, each with a sampled answer; drawn once and kept in the cache.
@@ -38,8 +37,7 @@ def with_samples(
         backbone: says what the model is.
         model: it, untrained.
         form: prompts and their lengths.
-        answer_tokens: most tokens of an answer.
-        seed: of the drawing.
+        how: they are drawn.
         progress: told of every answer.
     """
     turns = list(dict.fromkeys(example.turn for group in groups for example in group))
@@ -48,8 +46,7 @@ def with_samples(
         "backbone": backbone.revision,
         "prompts": digest_of({"ids": [prompt.ids for prompt in prompts]}),
         "dtype": str(model.dtype),
-        "answer_tokens": answer_tokens,
-        "seed": seed,
+        "drawn": asdict(how),
         "code": digest_of_code(*CODE),
         "libraries": {name: metadata.version(name) for name in LIBRARIES},
     }
@@ -57,9 +54,6 @@ def with_samples(
     with missing_artefact(folder, fingerprint) as working:
         if working is not None:
             said = [""] * len(turns)
-            how = Decoding(
-                ends=(form.end,), max_new_tokens=answer_tokens, temperature=1.0, seed=seed
-            )
             with progress.track("sampled answers", len(turns)) as advance:
                 for i, ids in decode(model, prompts, how, batch_size=BATCH):
                     said[i] = form.tokenizer.decode(ids, skip_special_tokens=True).strip()

@@ -46,7 +46,7 @@ def identity(
     Args:
         backbone: what it adapts.
         training: its card.
-        inference: lengths of session and passage.
+        inference: lengths of session and passage, and what the model is told.
         tasks: whose training turns are mixed.
         origins: under the names of the card's fields, what identifies the adapter that it starts
             with and what it learns from a teacher, if any.
@@ -66,6 +66,7 @@ def identity(
         "training": settings,
         "session_tokens": inference.session_tokens,
         "passage_tokens": inference.passage_tokens,
+        **inference.model_dump(include={"instruction"}, exclude_defaults=True),
         "data": {task.card.name: _supervision(task) for task in tasks},
         **origins,
     }
@@ -106,7 +107,7 @@ def train_adapter(
         name: of the adapter, for messages.
         backbone: what it adapts.
         training: its card.
-        inference: lengths of session and passage.
+        inference: lengths of session and passage, and what the model is told.
         tasks: whose training turns are mixed.
         working: where checkpoints and the adapter go; None in all processes but the first.
         progress: told of every step.
@@ -117,6 +118,7 @@ def train_adapter(
         miner: folder of the adapter that mines hard negatives, where the card names one.
         tracker: told of every step and validation point too.
     """
+    from uniconv_bench.decode import Decoding
     from uniconv_bench.uniconv.adapter import write_adapter
     from uniconv_bench.uniconv.loop import Run
     from uniconv_bench.uniconv.mining import by_bm25, by_embedding
@@ -129,7 +131,10 @@ def train_adapter(
     check_tracker(tracker)
     processes = processes or Processes()
     form = PromptFormat(
-        load_tokenizer(backbone, progress), inference.session_tokens, inference.passage_tokens
+        load_tokenizer(backbone, progress),
+        inference.session_tokens,
+        inference.passage_tokens,
+        inference.instruction,
     )
     dense = training.hard_negatives_from == "dense"
     mine = by_embedding(backbone, miner, training, inference) if dense else by_bm25
@@ -162,9 +167,14 @@ def train_adapter(
         )
     model = load_model(backbone, training.dtype, progress)
     if training.cii_negatives == "sampled_generation":
-        longest = max(task.card.answer_tokens for task in tasks)
+        how = Decoding(
+            ends=(form.end,),
+            max_new_tokens=max(task.card.answer_tokens for task in tasks),
+            temperature=training.sampling_temperature,
+            seed=training.seed,
+        )
         steps = [*(group for _, group in plan), *points]
-        steps = with_samples(steps, backbone, model, form, longest, training.seed, progress)
+        steps = with_samples(steps, backbone, model, form, how, progress)
         plan = [(epoch, group) for (epoch, _), group in zip(plan, steps, strict=False)]
         points = steps[len(plan) :]
     run = Run(name, model, training, form, points, processes, origin, teacher, tracker)
