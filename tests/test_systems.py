@@ -285,6 +285,44 @@ def test_teachers_that_cannot_teach_are_refused(tmp_path: Path) -> None:
     assert Setup.of(path, "sample", Silent()).identity("joint")["distillation"]
 
 
+# --- instructions -------------------------------------------------------------------------------
+
+
+def test_what_the_model_is_told_is_the_cards(
+    tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an untrained decoder, which reads it before queries and answers, and by a training."""
+    told: list[str] = []
+    whole = PromptFormat._render
+
+    def render(self: PromptFormat, *given: Any) -> str:
+        told.append(whole(self, *given))
+        return told[-1]
+
+    monkeypatch.setattr(PromptFormat, "_render", render)
+    change = 'instruction = "Answer in Dutch."\n'
+    for base in ("uniconv-untrained", "rewrite+bm25"):
+        system = derived(tmp_path, base, change)
+        path = Path(system)
+        if base == "rewrite+bm25":
+            path.write_text(path.read_text() + '[retriever]\ninstruction = "In your words:"\n')
+        run(system, limit=2)
+    assert all("Answer in Dutch." in text or "In your words:" in text for text in told[1:])
+    assert any("In your words:" in text for text in told)
+
+    plain = derived(tmp_path, "uniconv", f"[adapters.joint]\n{TINY_TRAINING}")
+    before = Setup.of(plain, "sample", Silent()).identity("joint")
+    Path(plain).write_text(
+        Path(plain).read_text().replace("\n[adapters", f"\n{change}[adapters", 1)
+    )
+    assert Setup.of(plain, "sample", Silent()).identity("joint") != before
+    told.clear()
+    run(plain, limit=2)
+    assert len(told) > 8 and all(
+        "Answer in Dutch." in text for text in told if "QUESTION" not in text
+    )
+
+
 # --- published models ----------------------------------------------------------------------------
 
 
@@ -349,19 +387,3 @@ def test_one_class_and_one_card_in_a_package_are_a_system(
         asked = {w for w in " ".join(turn.asked("session")).lower().split() if len(w) > 3}
         best, score = ranked[turn.turn_id][0]
         assert score == len(asked & set(task.corpus[best].contents.lower().split())) > 0
-
-
-def test_what_the_model_is_told_is_the_cards(
-    tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    card, path = registry.varied("uniconv", {"inference": {"instruction": "Answer in Dutch."}})
-    assert card.inference.instruction == "Answer in Dutch."
-    told, plain = (
-        PromptFormat(tiny_tokenizer, 1000, 60, text) for text in ("Answer in Dutch.", INSTRUCTION)
-    )
-    for number, form in enumerate((told, plain)):
-        for ids in (form.query(TURN, "session"), form.prompt(TURN, []).ids):
-            text = tiny_tokenizer.decode(ids)
-            assert (("Answer in Dutch." in text), (INSTRUCTION in text)) == (not number, bool(number))
-    rewriting = tiny_tokenizer.decode(told.rewriting(TURN, "In your words:").ids)
-    assert "In your words:" in rewriting and "Dutch" not in rewriting

@@ -274,10 +274,12 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
     `false` takes a key away (no card has a field of that type). A table whose `kind` differs
     replaces the base's whole, since its fields mean something else. A field that `over` states
-    holds at every profile for which `over` says nothing else, whatever `base` has there. A value
-    that `over` changes loses the source that `base` gives for it in `sources`, unless `over` gives
-    one.
+    holds at every profile for which `over` says nothing else, whatever `base` has there. A mixture
+    goes with the tasks that it mixes. A value that `over` changes loses the source that `base`
+    gives for it in `sources`, unless `over` gives one.
     """
+    if "tasks" in over:
+        over = {"mixture": False, **over}
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
