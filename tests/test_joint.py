@@ -10,11 +10,12 @@ import pytest
 import torch
 from test_uniconv import END, WEIGHTS, learnt, task, training
 
+from uniconv_bench.conversation import Utterance
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.training_cards import Lora
 from uniconv_bench.uniconv.adapter import adapted
-from uniconv_bench.uniconv.backbone import find_backbone, load_model
+from uniconv_bench.uniconv.backbone import find_backbone, load_model, load_tokenizer
 from uniconv_bench.uniconv.embedding import embed
 from uniconv_bench.uniconv.joint import JointLoss
 from uniconv_bench.uniconv.losses import Weights, loss_terms
@@ -100,11 +101,13 @@ def batch_of(form: PromptFormat, **changes: Any) -> Any:
     return make_batch(learnt(task(), chosen), chosen, form, random.Random(0))
 
 
-def reference(model: Any, batch: Any, weights: Weights) -> tuple[dict[str, float], dict[str, Any]]:
+def reference(
+    model: Any, batch: Any, weights: Weights, end: int = END
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Values and gradients of three passes."""
     model.zero_grad()
     values: dict[str, float] = {}
-    for name, weight, loss in loss_terms(model, batch, weights, END):
+    for name, weight, loss in loss_terms(model, batch, weights, end):
         (weight * loss).backward()
         values[name] = values.get(name, 0.0) + loss.item()
     return values, gradients(model)
@@ -197,6 +200,68 @@ def test_sessions_cut_to_the_limit(tiny_model: Any, tiny_tokenizer: Any) -> None
     tiny_model.zero_grad()
     assert JointLoss(tiny_model, WEIGHTS, END).step(batch) == pytest.approx(values, rel=1e-5)
     assert distance(gradients(tiny_model), wanted) < 5e-5
+
+
+def two_relevant() -> Any:
+    """The toy task with longer and longer sessions; a passage is relevant to two turns."""
+    said = (Utterance("user", "Where was the light built?"), Utterance("assistant", "On a reef."))
+    of = task()
+    turns = [
+        replace(turn, gold=(f"p{number}", f"p{(number + 1) % 8}"), history=said * number)
+        for number, turn in enumerate(of.turns("train"))
+    ]
+    of.turns = lambda split=None: turns
+    return of
+
+
+def test_several_relevant_passages(tiny_model: Any, form: PromptFormat) -> None:
+    chosen = training()
+    found = learnt(two_relevant(), chosen)
+    assert {len(example.turn.gold) for example in found} == {2}
+    batch = make_batch(found, chosen, form, random.Random(0))
+    assert int((~batch.allowed).sum()) > len(found)  # the other relevant one is no negative
+    values, wanted = reference(tiny_model, batch, WEIGHTS)
+    tiny_model.zero_grad()
+    assert JointLoss(tiny_model, WEIGHTS, END).step(batch) == pytest.approx(values, rel=1e-5)
+    assert distance(gradients(tiny_model), wanted) < 5e-5
+
+
+@pytest.fixture(scope="module")
+def real_backbone() -> tuple[Any, Any]:
+    """SmolLM2-135M in float32 with LoRA on all layers, none of it zero, and its tokenizer."""
+    backbone = find_backbone("smollm2-135m")
+    torch.manual_seed(0)
+    card = training(lora=Lora(dropout=0.0))
+    model = adapted(load_model(backbone, "float32", Silent()), card).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.01 * torch.randn_like(parameter))
+    return model, load_tokenizer(backbone, Silent())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mask", "tokens_at_once"),
+    [("none", None), ("none", 300), ("strict", None), ("chatretriever", None)],
+)
+def test_one_pass_has_the_gradients_of_three_on_the_real_backbone(
+    mask: str, tokens_at_once: int | None, real_backbone: tuple[Any, Any]
+) -> None:
+    """With sessions that are cut, turns of unlike length, and two relevant passages."""
+    model, tokenizer = real_backbone
+    chosen = training(session_mask=mask, generation_input="session+passage", generation_passages=1)
+    form, whole = (PromptFormat(tokenizer, limit, 12) for limit in (90, 900))
+    turns = sorted(learnt(two_relevant(), chosen), key=lambda e: len(e.turn.history))[:6:2]
+    batch = make_batch(turns, chosen, form, random.Random(0))
+    cut = [form.query(e.turn) != whole.query(e.turn) for e in turns]
+    assert cut == [False, False, True] and max(map(len, batch.candidates)) == 12
+    assert len(set(map(len, batch.queries))) == 3
+    values, wanted = reference(model, batch, WEIGHTS, form.end)
+    model.zero_grad()
+    loss = JointLoss(model, WEIGHTS, form.end, tokens_at_once=tokens_at_once)
+    assert loss.step(batch) == pytest.approx(values, rel=1e-4)
+    assert distance(gradients(model), wanted) < 5e-5
 
 
 def test_a_second_pass_draws_the_same_dropout(form: PromptFormat) -> None:
