@@ -13,7 +13,7 @@ import pytest
 
 from uniconv_bench import artefacts, costs
 from uniconv_bench.appended import go_on, line_of, read_texts
-from uniconv_bench.artefacts import missing_artefact, open_artefact, seal
+from uniconv_bench.artefacts import check_unfinished, missing_artefact, open_artefact, seal
 from uniconv_bench.errors import UserError
 
 MAKER = """
@@ -151,6 +151,92 @@ def test_completed_just_before_a_kill_is_not_made_twice(
         assert working is None
     assert open_artefact(folder) == {"a": 1}
     assert sorted(path.name for path in folder.iterdir()) == ["file", "manifest.json"]
+
+
+def killed_before_renaming(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of a process that completed it and got no further."""
+
+    def killed(working: Path, folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artefacts, "_put", killed)
+        with pytest.raises(KeyboardInterrupt), missing_artefact(folder, {"a": 1}) as working:
+            assert working is not None
+            for name in ("first", "second", "third"):
+                (working / name).write_text("right")
+    return folder.with_name(f"{folder.name}.partial")
+
+
+def test_what_rotted_between_completion_and_renaming_is_refused_and_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "artefact"
+    working = killed_before_renaming(folder, monkeypatch)
+    for name in ("first", "second"):
+        (working / name).write_text("wrong")
+    with pytest.raises(UserError, match="first.*this file alone is made anew"):
+        check_unfinished(working)
+    with (
+        pytest.raises(UserError, match="unfinished work, removed .*first"),
+        missing_artefact(folder, {}),
+    ):
+        pass
+    with missing_artefact(folder, {"a": 1}) as again:
+        assert again is not None
+        assert sorted(path.name for path in again.iterdir()) == ["third"]
+    assert open_artefact(folder) == {"a": 1}
+
+
+def test_a_rotten_manifest_leaves_nothing_to_vouch_for_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "artefact"
+    working = killed_before_renaming(folder, monkeypatch)
+    manifest = working / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"a"', '"b"'))
+    with pytest.raises(UserError, match="changed manifest"), missing_artefact(folder, {"a": 1}):
+        pass
+    with missing_artefact(folder, {"a": 1}) as again:
+        assert again is not None and not list(again.iterdir())
+
+
+def test_a_left_over_of_a_process_of_the_same_number_is_not_in_the_way(tmp_path: Path) -> None:
+    """As in containers, where every process is number 1."""
+    folder = tmp_path / "artefact"
+    with missing_artefact(folder, {"a": 1}) as working:
+        assert working is not None
+    left = folder.with_name(f"artefact.{os.getpid()}.partial")
+    left.mkdir()
+    (left / "file").write_text("of a killed process")
+    with missing_artefact(folder, {"a": 2}, anew=True) as working:
+        assert working is not None
+    assert open_artefact(folder) == {"a": 2}
+    assert artefacts.throw_away(folder)
+    assert list(tmp_path.iterdir()) == [left]
+
+
+def test_all_that_a_manifest_names_is_on_disk_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    settle, write = artefacts.settle, artefacts.write_json
+
+    def settled(path: Path) -> None:
+        told.append(path.name)
+        settle(path)
+
+    def written(path: Path, value: object) -> Path:
+        told.append(path.name)
+        return write(path, value)
+
+    monkeypatch.setattr(artefacts, "settle", settled)
+    monkeypatch.setattr(artefacts, "write_json", written)
+    with missing_artefact(tmp_path / "artefact", {}) as working:
+        assert working is not None
+        for name in ("first", "second"):
+            (working / name).write_text("by a library that settles nothing")
+    assert told == ["first", "second", "manifest.json"]
 
 
 def test_a_part_that_rotted_before_the_end_is_refused_and_removed(tmp_path: Path) -> None:

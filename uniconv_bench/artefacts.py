@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,6 +34,10 @@ MANIFEST = "manifest.json"
 PARTIAL = ".partial"
 """Ends the names of working folders, and of what in them is no part of the artefact."""
 SEAL = f".sha256{PARTIAL}"
+UNFINISHED, ALONE = (
+    "corrupted file of unfinished work",
+    "run it again: this file alone is made anew",
+)
 
 
 def folder_of(stage: str, name: str, fingerprint: Mapping[str, Any]) -> Path:
@@ -62,6 +67,7 @@ def missing_artefact(
             return
         working = _working(folder)
         if (working / MANIFEST).exists():  # a process completed it and was killed right then
+            _recheck(working)
             _put(working, folder)
             yield None
             return
@@ -101,11 +107,14 @@ def check_unfinished(working: Path) -> None:
     Raises:
         UserError: names the first.
     """
+    if (working / MANIFEST).exists():
+        _, expected = _manifest(working)
+        if rotten := next(_rotten(working, expected, deep=True), None):
+            raise UserError(UNFINISHED, where=rotten, mend=ALONE)
     for sealed in sorted(working.rglob(f"*{SEAL}")):
         path = sealed.with_name(sealed.name.removesuffix(SEAL))
         if path.exists() and not _is_as_sealed(path, digest_of_file(path)):
-            mend = "delete it and run again: this file alone is made anew"
-            raise UserError("corrupted file of unfinished work", where=path, mend=mend)
+            raise UserError(UNFINISHED, where=path, mend=ALONE)
 
 
 def _working(folder: Path) -> Path:
@@ -124,11 +133,28 @@ def _complete(working: Path, fingerprint: Mapping[str, Any]) -> None:
             sha256 = digest_of_file(path)
             if not _is_as_sealed(path, sha256):
                 path.unlink()
-                mend = "run it again: this file alone is made anew"
-                raise UserError("corrupted file of unfinished work, removed", where=path, mend=mend)
+                raise UserError(f"{UNFINISHED}, removed", where=path, mend=ALONE)
             files[inside.as_posix()] = {"sha256": sha256, "bytes": path.stat().st_size}
     content = {"fingerprint": dict(fingerprint), "files": files}
     write_json(working / MANIFEST, {**content, "digest": digest_of(content)})
+
+
+def _recheck(working: Path) -> None:
+    """Takes nothing unread that lay there complete, for however long; what rotted is removed.
+
+    Raises:
+        UserError: something did.
+    """
+    try:
+        _, expected = _manifest(working)
+    except UserError:
+        _clear(_aside(working))  # nothing else vouches for what is in it
+        raise
+    if rotten := list(_rotten(working, expected, deep=True)):
+        (working / MANIFEST).unlink()
+        for path in rotten:
+            path.unlink(missing_ok=True)
+        raise UserError(f"{UNFINISHED}, removed", where=rotten[0], mend=ALONE)
 
 
 def _is_left_over(name: str) -> bool:
@@ -149,7 +175,7 @@ def _put(working: Path, folder: Path) -> None:
     if folder.exists():
         doomed = _aside(folder)
         working.replace(folder)
-        shutil.rmtree(doomed)
+        _clear(doomed)
     else:
         working.replace(folder)
 
@@ -163,9 +189,12 @@ def _remove(path: Path) -> None:
 
 def _aside(folder: Path) -> Path:
     """Has an artefact vanish at once, so that nobody finds half of it."""
-    doomed = folder.with_name(f"{folder.name}.{os.getpid()}{PARTIAL}")
-    folder.replace(doomed)
-    return doomed
+    made = tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.", suffix=PARTIAL)
+    return folder.replace(made)
+
+
+def _clear(doomed: Path) -> None:
+    shutil.rmtree(doomed, ignore_errors=True)  # `cache prune` may be at it too
 
 
 def open_artefact(folder: Path, *, deep: bool = False) -> dict[str, Any] | None:
@@ -187,7 +216,16 @@ def open_artefact(folder: Path, *, deep: bool = False) -> dict[str, Any] | None:
 def _verified(folder: Path, *, deep: bool = False) -> dict[str, Any] | None:
     if not folder.exists():
         return None
-    mend = f"delete the folder {folder} and run again: it will be made anew"
+    fingerprint, expected = _manifest(folder)
+    if rotten := next(_rotten(folder, expected, deep=deep), None):
+        raise UserError("corrupted cache file", where=rotten, mend=_anew(folder))
+    with suppress(OSError):  # a cache that is only read
+        os.utime(folder)  # when it was last used; the manifest's time is when it was made
+    return fingerprint
+
+
+def _manifest(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The fingerprint of an artefact and the sha256 of each of its files."""
     manifest = folder / MANIFEST
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
@@ -197,18 +235,24 @@ def _verified(folder: Path, *, deep: bool = False) -> dict[str, Any] | None:
         digest = content.pop("digest", None)
         whole = len(content) == 2 and digest in (None, digest_of(content))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            "corrupted cache: unreadable manifest", where=manifest, mend=mend
-        ) from error
+        what = "corrupted cache: unreadable manifest"
+        raise UserError(what, where=manifest, mend=_anew(folder)) from error
     if not whole:
-        raise UserError("corrupted cache: changed manifest", where=manifest, mend=mend)
+        what = "corrupted cache: changed manifest"
+        raise UserError(what, where=manifest, mend=_anew(folder))
+    return fingerprint, expected
+
+
+def _anew(folder: Path) -> str:
+    return f"delete the folder {folder} and run again: it will be made anew"
+
+
+def _rotten(folder: Path, expected: Mapping[str, str], *, deep: bool) -> Iterator[Path]:
+    """Files that are gone or have another digest."""
     for name, sha256 in expected.items():
         path = folder / name
         if not path.is_file() or not _is(path, sha256, deep):
-            raise UserError("corrupted cache file", where=path, mend=mend)
-    with suppress(OSError):  # a cache that is only read
-        os.utime(folder)  # when it was last used; the manifest's time is when it was made
-    return fingerprint
+            yield path
 
 
 def _is(path: Path, sha256: str, deep: bool) -> bool:
@@ -234,7 +278,7 @@ def throw_away(folder: Path) -> bool:
         if not free or not folder.exists():
             return False
         doomed = _aside(folder)
-    shutil.rmtree(doomed)
+    _clear(doomed)
     return True
 
 

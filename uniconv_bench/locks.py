@@ -134,7 +134,8 @@ def free(folder: Path, mark: Path) -> Iterator[bool]:
         return
     lock = _lock(folder)
     with ExitStack() as files:
-        if not _taken(files.enter_context(lock.open("a"))):
+        stream = files.enter_context(lock.open("a"))
+        if not _taken(stream) or not _is_at(stream, lock):  # or passed on while it was asked for
             yield False
             return
         files.callback(lock.unlink, missing_ok=True)
@@ -146,8 +147,11 @@ def is_held(folder: Path, mark: Path) -> bool:
     if fcntl is None:
         return True
     with ExitStack() as files:
-        there = [files.enter_context(p.open()) for p in (_lock(folder), mark) if p.exists()]
-        return not all(map(_taken, there))
+        for path in (_lock(folder), mark):
+            with suppress(FileNotFoundError):
+                if not _taken(files.enter_context(path.open())):
+                    return True
+    return False
 
 
 def _taken(stream: IO[str]) -> bool:
