@@ -402,17 +402,16 @@ class Stop(Exception):
 
 
 def stop_after(shards: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    note, written = corpus.write_json, 0
+    note, written = corpus.write_texts, 0
 
-    def stopping(*args: Any) -> Path:
+    def stopping(*args: Any) -> None:
         nonlocal written
-        result = note(*args)
+        note(*args)
         written += 1
         if written == shards:
             raise Stop
-        return result
 
-    monkeypatch.setattr(corpus, "write_json", stopping)
+    monkeypatch.setattr(corpus, "write_texts", stopping)
 
 
 @pytest.mark.parametrize("form", [*FORMS, "plain"])
@@ -472,6 +471,33 @@ def test_a_damaged_shard_is_written_anew(
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("form", ["plain", "jsonl"])
+def test_no_bit_of_what_is_noted_of_shards_loses_a_passage(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 512)
+    monkeypatch.setattr(corpus, "BATCH", 2)
+    monkeypatch.setattr(corpus, "SHARD", 4)
+    passages: Any = rows(40)
+    if form in FORMS:
+        write, read = FORMS[form]
+        passages = read(write(tmp_path / "c", rows(40)))
+    result = store(passages, tmp_path / "whole", "raw")
+    with monkeypatch.context() as patch:
+        stop_after(2, patch)
+        with pytest.raises(Stop):
+            store(passages, tmp_path / "stopped", "raw")
+    noted = (tmp_path / "stopped" / corpus.PROGRESS).read_bytes()
+    for place in range(0, len(noted), 3):
+        out = tmp_path / f"out{place}"
+        shutil.copytree(tmp_path / "stopped", out)
+        rotten = bytearray(noted)
+        rotten[place] ^= 1 << place % 7
+        (out / corpus.PROGRESS).write_bytes(rotten)
+        assert store(passages, out, "raw") == result, place
+        assert contents(out) == contents(tmp_path / "whole")
+
+
 RAW = Path(__file__).parent / "data" / "raw" / "topiocqa"
 KILLED = """
 import os, signal, sys
@@ -481,12 +507,12 @@ from uniconv_bench.prepare import prepare
 from uniconv_bench.progress import Silent
 from uniconv_bench.registry import task_card
 blocks.BLOCK, corpus.BATCH, corpus.SHARD = 2048, 16, 100
-note = corpus.write_json
+note = corpus.write_texts
 def kill(path, shards):
     note(path, shards)
     if len(shards) == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
-corpus.write_json = kill
+corpus.write_texts = kill
 card, path = task_card("topiocqa")
 small = card.model_copy(update={"size": None})
 prepare(small, path, "full", Path(sys.argv[1]), progress=Silent())

@@ -7,6 +7,7 @@ those after it. Knows nothing of what is said.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from uniconv_bench.files import atomic_write
@@ -32,6 +33,12 @@ def read_texts(path: Path) -> list[str]:
     return texts
 
 
+def write_texts(path: Path, texts: Iterable[str]) -> None:
+    """Replaces a file by the lines of these texts, atomically."""
+    with atomic_write(path) as stream:
+        stream.writelines(map(line_of, texts))
+
+
 def go_on(path: Path, batch: int = 1) -> list[str]:
     """The texts of whole batches, with which the file is gone on; all else is cut off.
 
@@ -39,8 +46,7 @@ def go_on(path: Path, batch: int = 1) -> list[str]:
     """
     texts = read_texts(path)
     del texts[len(texts) - len(texts) % batch :]
-    with atomic_write(path) as stream:
-        stream.writelines(map(line_of, texts))
+    write_texts(path, texts)
     return texts
 
 

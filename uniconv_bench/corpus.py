@@ -6,6 +6,7 @@ Holds some thousand passages while writing, and reads through memory maps. Knows
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -14,10 +15,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from uniconv_bench.appended import read_texts, write_texts
 from uniconv_bench.blocks import Columns, Mark, PassageBlock, PassageFiles
 from uniconv_bench.conversation import Passage
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import read_json, write_json
+from uniconv_bench.files import canonical_json
 from uniconv_bench.lookup import PassageIds, write_lookup
 
 SHARD = 1 << 20
@@ -25,7 +27,8 @@ SHARD = 1 << 20
 BATCH = 1 << 14
 """Passages of an Arrow record batch."""
 COLUMNS = ("id", "title", "text")
-PROGRESS = "progress.json"
+PROGRESS = "progress.partial"
+"""A line for each closed shard, with a digest of its own."""
 
 
 def store(
@@ -99,8 +102,7 @@ class _Writer:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self.digest, self._shards = _complete(folder)
-        self.rows: int = sum(shard["rows"] for shard in self._shards)
+        self.digest, self.rows, self._shards = _complete(folder)
         self._closed = self.rows
         self._waiting: list[tuple[Any, bytes]] = []
         self._file: Any = None
@@ -137,9 +139,8 @@ class _Writer:
         self._file.close()
         self._file = None
         self._partial.replace(self._folder / _shard_name(len(self._shards)))
-        shard = {"rows": self.rows - self._closed, "digest": self.digest.hexdigest()}
-        self._shards.append({**shard, "end": self._end})
-        write_json(self._folder / PROGRESS, self._shards)
+        self._shards.append({"digest": self.digest.hexdigest(), "end": self._end})
+        write_texts(self._folder / PROGRESS, map(canonical_json, self._shards))
         self._closed = self.rows
 
     @property
@@ -166,27 +167,28 @@ def _shard_name(number: int) -> str:
     return f"{number:05d}.arrow"
 
 
-def _complete(folder: Path) -> tuple[Any, list[dict[str, Any]]]:
-    """Digest and description of the shards that an earlier call completed; removes all else.
+def _complete(folder: Path) -> tuple[Any, int, list[dict[str, Any]]]:
+    """Digest, passages and description of the shards that an earlier call completed; removes all
+    else.
 
     A shard counts if its passages still have the digest that was written down when it was closed.
     """
-    digest, shards = hashlib.sha256(), []
-    noted = read_json(folder / PROGRESS) if (folder / PROGRESS).is_file() else []
-    for number, shard in enumerate(noted):
-        extended = digest.copy()
+    digest, rows, shards = hashlib.sha256(), 0, []
+    for number, shard in enumerate(map(json.loads, read_texts(folder / PROGRESS))):
+        extended, more = digest.copy(), 0
         with suppress(OSError, ValueError):  # of which Arrow's errors are kinds
             for batch in _batches(folder / _shard_name(number), COLUMNS):
                 extended.update(_lines(*(column.to_pylist() for column in batch.columns)))
+                more += batch.num_rows
         if extended.hexdigest() != shard["digest"]:
             break
-        digest = extended
+        digest, rows = extended, rows + more
         shards.append(shard)
     kept = {PROGRESS, *(_shard_name(number) for number in range(len(shards)))}
     for path in folder.iterdir():
         if path.name not in kept:
             path.unlink()
-    return digest, shards
+    return digest, rows, shards
 
 
 def _batches(path: Path, columns: Sequence[str]) -> Iterator[Any]:
