@@ -1,8 +1,7 @@
-"""Artefacts made by several processes at once, and what a stage costs over several processes."""
+"""Artefacts made by several processes at once."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from uniconv_bench import artefacts, costs
+from uniconv_bench import artefacts
 from uniconv_bench.appended import go_on, line_of, read_texts
 from uniconv_bench.artefacts import check_unfinished, missing_artefact, open_artefact, seal
 from uniconv_bench.errors import UserError
@@ -279,34 +278,3 @@ def test_a_manifest_vouches_for_itself(old: str, tmp_path: Path) -> None:
     path.write_text(path.read_text().replace(old, old[:-2] + "2" + old[-1:]))
     with pytest.raises(UserError, match="corrupted cache: .* manifest"):
         open_artefact(folder)
-
-
-def cost(folder: Path) -> dict[str, float]:
-    content: dict[str, float] = json.loads((folder / costs.COST).read_text())
-    return content
-
-
-def test_seconds_add_up_over_the_processes_of_a_stage(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), costs.counted(tmp_path) as fresh:
-        assert fresh
-        raise KeyboardInterrupt
-    first = cost(tmp_path)
-    assert set(first) == {"seconds", "peak_memory_bytes"}
-    (tmp_path / costs.COST).write_text(json.dumps({"seconds": 100.0, "peak_memory_bytes": 1 << 60}))
-    with costs.counted(tmp_path) as fresh:
-        assert not fresh
-    again = cost(tmp_path)
-    assert again["seconds"] >= 100.0
-    assert again["peak_memory_bytes"] == 1 << 60
-
-
-def test_a_killed_process_worked_until_its_last_file(tmp_path: Path) -> None:
-    killed = {"seconds": 100.0, "peak_memory_bytes": 1, "since": 1_000_000.0}
-    (tmp_path / costs.COST).write_text(json.dumps(killed))
-    (tmp_path / "answers.partial").write_text("")
-    os.utime(tmp_path / costs.COST, (1_000_000, 1_000_000))
-    os.utime(tmp_path / "answers.partial", (1_000_050, 1_000_050))
-    with costs.counted(tmp_path):
-        pass
-    assert 150.0 <= cost(tmp_path)["seconds"] < 1_000_000
-    assert "since" not in cost(tmp_path)

@@ -140,7 +140,7 @@ class _Writer:
         self._file = None
         self._partial.replace(self._folder / _shard_name(len(self._shards)))
         self._shards.append({"digest": self.digest.hexdigest(), "end": self._end})
-        write_texts(self._folder / PROGRESS, map(canonical_json, self._shards))
+        write_texts(self._folder / PROGRESS, [canonical_json(s) for s in self._shards])
         self._closed = self.rows
 
     @property

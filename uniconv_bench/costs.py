@@ -1,49 +1,79 @@
-"""What a stage costs: wall-clock seconds over all processes that worked on it, peak memory."""
+"""What a stage costs: seconds over all processes that worked on it, and peak memory.
+
+Seconds are told by a clock that nobody sets, each process's by itself.
+"""
 
 from __future__ import annotations
 
+import json
 import resource
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic as _now
 from typing import Any
 
-from uniconv_bench.files import read_json, write_json
+from uniconv_bench.appended import read_texts, write_texts
+from uniconv_bench.artefacts import PARTIAL
+from uniconv_bench.files import TEMPORARY, canonical_json, write_json
 
 COST = "cost.json"
+"""Of a finished stage; its seconds are null where it is not known what a stopped process took."""
+SO_FAR = f"cost{PARTIAL}"
+EVERY = 10.0
+"""Seconds that a process which is killed has worked for at most without having noted it."""
 
 
 @contextmanager
 def counted(working: Path) -> Iterator[bool]:
-    """Keeps in a stage's working folder what it has cost; yields whether it began with this block.
+    """Keeps in a stage's working folder what it cost; yields whether it began with this block."""
+    fresh = all(TEMPORARY.fullmatch(path.name) for path in working.iterdir())
+    before = {"seconds": 0.0, "peak_memory_bytes": 0} if fresh else _so_far(working)
+    start = _now()
 
-    A process that is killed cannot say how long it worked: up to the last file that it wrote.
-    """
-    before = _so_far(working)
-    start, since = time.perf_counter(), time.time()
-
-    def keep(**more: float) -> None:
+    def cost() -> dict[str, Any]:
+        known = before["seconds"]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        cost = {
-            "seconds": round(before["seconds"] + time.perf_counter() - start, 3),
+        return {
+            "seconds": None if known is None else round(known + _now() - start, 3),
             "peak_memory_bytes": max(before["peak_memory_bytes"], peak),
         }
-        write_json(working / COST, {**cost, **more})
 
-    fresh = not (working / COST).exists()
-    keep(since=since)
+    def note() -> None:
+        write_texts(working / SO_FAR, [canonical_json(cost())])
+
+    note()
     try:
-        yield fresh
+        with _now_and_then(note):
+            yield fresh
     finally:
-        keep()
+        note()
+    write_json(working / COST, cost())
+
+
+@contextmanager
+def _now_and_then(note: Callable[[], None]) -> Iterator[None]:
+    """Calls something every so often, beside what the block does."""
+    done = threading.Event()
+
+    def keep_on() -> None:
+        while not done.wait(EVERY):
+            with suppress(OSError):  # the work itself will meet it
+                note()
+
+    beside = threading.Thread(target=keep_on, daemon=True)
+    beside.start()
+    try:
+        yield
+    finally:
+        done.set()
+        beside.join()
 
 
 def _so_far(working: Path) -> dict[str, Any]:
-    if not (working / COST).exists():
-        return {"seconds": 0.0, "peak_memory_bytes": 0}
-    cost: dict[str, Any] = read_json(working / COST)
-    if "since" in cost:
-        last = max(path.stat().st_mtime for path in working.rglob("*"))
-        cost["seconds"] += max(0.0, last - cost["since"])
-    return cost
+    """What earlier processes have noted; unknown where it is not, or no longer, to be read."""
+    for text in read_texts(working / SO_FAR):
+        noted: dict[str, Any] = json.loads(text)
+        return noted
+    return {"seconds": None, "peak_memory_bytes": 0}

@@ -42,7 +42,7 @@ def recorded(evaluation: Evaluation, folders: Mapping[str, Path]) -> ResultRecor
     weights = {n: digest_of_file(f / WEIGHTS) for n, f in evaluation.setup.adapters.items()}
     backbone = evaluation.setup.backbone
     costs = {stage: read_json(folder / COST) for stage, folder in folders.items()}
-    seconds = {stage: cost["seconds"] for stage, cost in costs.items()}
+    seconds = {s: cost["seconds"] for s, cost in costs.items() if cost["seconds"] is not None}
     training = {}
     for name, folder in evaluation.setup.adapters.items():
         report = read_json(folder / "training.json")
@@ -59,7 +59,7 @@ def recorded(evaluation: Evaluation, folders: Mapping[str, Path]) -> ResultRecor
         )
     here = evaluation.made | {f"train {name}" for name in evaluation.setup.trained}
     # What was done before, or elsewhere, took energy that this process cannot know.
-    energy = evaluation.energy if set(seconds) <= here else None
+    energy = evaluation.energy if {*costs, *seconds} <= here else None
     full = task.profile == "full"
     made = machine.provenance(seconds, training, energy_before=energy)
     peak = max(made.peak_memory_bytes, *(c["peak_memory_bytes"] for c in costs.values()))
