@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gzip
 import hashlib
 import json
@@ -11,7 +10,9 @@ import os
 import re
 import shutil
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,13 +22,14 @@ from pydantic import ValidationError
 from server import Server, drop, instead, serving, status
 from test_unpack import tarred, zipped
 
-from uniconv_bench import cli, fetch, registry
+from uniconv_bench import cli, fetch, locks, registry
 from uniconv_bench.cards import Source, TaskCard, parse_card
 from uniconv_bench.download import Patience
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import cache_dir
 from uniconv_bench.offline import OFFLINE
 from uniconv_bench.progress import Silent
+from uniconv_bench.rawfiles import RawFiles
 from uniconv_bench.task import load_task
 
 ROOT = Path(__file__).parent.parent
@@ -132,7 +134,7 @@ def test_the_raw_folder_is_what_the_reader_expects(card: TaskCard, server: Serve
     folder = get(card, progress=heard)
     assert contents(folder) == WHOLE
     kept = sorted(p.name for p in (folder.parent / "facts").iterdir())
-    assert kept == sorted(["lock", "root.json", f"{TRAIN}.json", f"{TURNS}.json"])
+    assert kept == sorted(["root.json", f"{TRAIN}.json", f"{TURNS}.json"])
     note = json.loads(facts(card, f"{TRAIN}.json").read_text())
     assert note["url"] == f"{server.url}/train.json"
     assert note["download"]["sha256"] == hashlib.sha256(BODIES["/train.json"]).hexdigest()
@@ -207,13 +209,21 @@ def test_wrong_bytes_never_reach_the_raw_folder(card: TaskCard, server: Server) 
     assert contents(get(card)) == WHOLE
 
 
-def test_two_processes_do_not_mix(card: TaskCard) -> None:
-    path = facts(card, "lock")
-    path.parent.mkdir(parents=True)
-    with path.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        fails("another process is fetching Mine", get, card)
-    assert contents(get(card)) == WHOLE
+def test_the_second_of_two_processes_waits_and_finds_all_there(
+    card: TaskCard, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = threading.Event()
+    wait = locks._wait
+
+    def waiting(stream: Any, how: int, folder: Path) -> bool:
+        waits.set()
+        return wait(stream, how, folder)
+
+    with ThreadPoolExecutor(1) as second, locks.held(RawFiles(card).files):
+        monkeypatch.setattr(locks, "_wait", waiting)
+        got = second.submit(get, card)
+        assert waits.wait(60) and not got.done() and not server.seen
+    assert contents(got.result()) == WHOLE
 
 
 # ------------------------------------------------------------------------ trust and rot

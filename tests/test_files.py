@@ -12,7 +12,7 @@ import pytest
 
 from uniconv_bench import files
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import read_json, read_jsonl, read_toml
+from uniconv_bench.files import atomic_write, read_json, read_jsonl, read_toml
 
 ENDLESS = "7" * 5000
 
@@ -37,6 +37,24 @@ def test_a_broken_file_has_its_line(
     (tmp_path / "file").write_text(content)
     with pytest.raises(UserError, match=message):
         list(read(tmp_path / "file"))
+
+
+def test_bytes_are_on_disk_before_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a machine that goes down leaves an empty file under the final name."""
+    path, sizes = tmp_path / "file", []
+    sync = os.fsync
+
+    def synced(handle: int) -> None:
+        sizes.append((os.fstat(handle).st_size, path.exists()))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    with atomic_write(path) as stream:
+        stream.write("whole")
+    assert sizes == [(5, False)]
+    assert path.read_text() == "whole"
 
 
 def test_a_large_file_is_read_again_only_after_a_change(

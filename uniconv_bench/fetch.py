@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from uniconv_bench import locks
 from uniconv_bench.cards import Profile, TaskCard
 from uniconv_bench.download import Patience
 from uniconv_bench.errors import UserError
@@ -168,7 +169,7 @@ def fetch(
         _consent(card, store, accept_licence)
         _room(whole)
         progress.note(whole.cost())
-    with store.locked():
+    with locks.held(store.files):  # two would write into the same unfinished download
         for source in card.sources:
             if store.line(source).state == "there":
                 store.check(source, progress)

@@ -6,11 +6,8 @@ files, and unfinished downloads, stand in a folder beside it.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -248,19 +245,6 @@ class RawFiles:
             (aside / name).replace(target)
         shutil.rmtree(aside)
         return {place: members[name] for name, place in finally_at.items()}
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """One process at a time: two would write into the same unfinished download."""
-        self.facts.mkdir(parents=True, exist_ok=True)
-        path = self.facts / "lock"
-        with path.open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                what = f"another process is fetching {self.card.title}"
-                raise UserError(what, where=path, mend="wait for it to end") from error
-            yield
 
 
 def files_of(path: Path) -> list[Path]:
