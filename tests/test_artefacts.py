@@ -12,7 +12,13 @@ import pytest
 
 from uniconv_bench import artefacts
 from uniconv_bench.appended import go_on, line_of, read_texts
-from uniconv_bench.artefacts import check_unfinished, missing_artefact, open_artefact, seal
+from uniconv_bench.artefacts import (
+    check_unfinished,
+    make_together,
+    missing_artefact,
+    open_artefact,
+    seal,
+)
 from uniconv_bench.errors import UserError
 
 MAKER = """
@@ -247,6 +253,33 @@ def test_a_part_that_rotted_before_the_end_is_refused_and_removed(tmp_path: Path
             seal(working / "part")
             (working / "part").write_text("wrong")
     assert not folder.exists() and not list(tmp_path.rglob("part"))
+
+
+def test_every_part_that_rotted_while_work_stood_still_is_made_anew_and_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, written = tmp_path / "artefact", []
+
+    def work(working: Path) -> None:
+        for name in ("first", "second", "third"):
+            if not (working / name).exists():
+                (working / name).write_text("right")
+                seal(working / name)
+                written.append(name)
+
+    def stopped(working: Path) -> None:
+        work(working)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_together(folder, {"a": 1}, stopped)
+    for name in ("first", "third"):
+        (tmp_path / "artefact.partial" / name).write_text("wrong")
+    written.clear()
+    make_together(folder, {"a": 1}, work)
+    assert written == ["first", "third"]
+    assert open_artefact(folder) == {"a": 1}
+    assert capsys.readouterr().err.count("made anew") == 2
 
 
 def test_a_kill_while_a_part_is_sealed_leaves_no_half_seal(

@@ -29,7 +29,7 @@ def made(name: str) -> Path:
 
 def broken(folder: Path) -> list[str]:
     checks = read_all(folder / "results", folder / "submissions")
-    return [c.detail for c in checks if c.state == "missing"]
+    return [c.detail for c in checks if c.state == "broken" and c.name.startswith("file")]
 
 
 def test_every_kind_that_rotted_is_named(private_cache: Path, bundle: Path, tmp_path: Path) -> None:
@@ -116,6 +116,44 @@ def test_a_cache_that_is_only_read_is_listed(
     monkeypatch.setattr(Path, "open", refused)
     assert [(one.folder, one.state) for one in holdings()] == [(folder, "whole")]
     assert artefacts.open_artefact(folder) == {"a": "one"}
+
+
+def test_what_was_complete_and_not_renamed_is_read_too(
+    private_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(working: Path, folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(artefacts, "_put", killed)
+    with pytest.raises(KeyboardInterrupt):
+        made("one")
+    (path,) = private_cache.glob("stage/*.partial/file")
+    assert broken(tmp_path) == []
+    path.write_text("wrong")
+    assert broken(tmp_path) == [f"corrupted file of unfinished work ({path})"]
+
+
+def test_one_command_removes_all_that_rotted(
+    private_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("uniconv_bench.doctor.examine", lambda progress: [])
+    nowhere = str(private_cache / "nowhere")
+    folders = [made(name) for name in ("whole", "file", "none")]
+    (folders[1] / "file").write_text("wrong")
+    (folders[2] / "manifest.json").unlink()
+    working = private_cache / "stage" / "more-0123456789abcdef.partial"
+    working.mkdir()
+    (working / "part").write_text("right")
+    seal(working / "part")
+    (working / "part").write_text("wrong")
+    assert main(["doctor", "--deep", "--json", "--results", nowhere, "--submissions", nowhere]) == 1
+    said = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
+    told = said["digests, in the cache"]
+    assert (told["state"], told["detail"]) == ("broken", "1 of 4 as they were written")
+    assert told["mend"].startswith("uniconv-bench cache prune --broken")
+    assert main(["cache", "prune", "--broken", "--yes"]) == 0
+    assert [one.folder for one in holdings()] == [folders[0]]
+    assert not any(folder.exists() for folder in (*folders[1:], working))
 
 
 def test_doctor_fails_over_a_broken_file_if_it_reads_deep(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -83,6 +84,39 @@ def test_a_large_file_is_read_again_only_after_a_change(
     time.sleep(0.02)
     assert [files.digest_once(path), files.digest_once(path)] == [digest(path)] * 2
     assert len(read) == 5
+
+
+def test_a_large_file_is_read_again_after_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As nothing else shows that a disk went bad."""
+    monkeypatch.setenv(files.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "LARGE", 1)
+    monkeypatch.setattr(files, "SETTLED_NS", -(10**18))
+    path = tmp_path / "large"
+    path.write_text("right")
+    files.digest_once(path)
+    (kept,) = (tmp_path / "cache" / "digests").iterdir()
+    path.write_text("wrong")
+    facts = path.stat()
+    state = [facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns]
+    known = json.loads(kept.read_text()) | {"state": state}
+    kept.write_text(json.dumps(known))
+    assert files.digest_once(path) == known["sha256"]
+    yesterday = kept.stat().st_mtime - files.DAY
+    os.utime(kept, (yesterday, yesterday))
+    assert files.digest_once(path) == files.digest_of_file(path) != known["sha256"]
+
+
+def test_what_is_gone_from_the_cache_was_removed_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(files.CACHE, str(tmp_path / "cache"))
+    for place, mend in (("cache", "run it again"), ("elsewhere", None)):
+        with pytest.raises(UserError, match="no such file") as caught:
+            read_json(tmp_path / place / "turns.json")
+        assert (caught.value.mend or "").endswith(mend or "")
+        assert (caught.value.mend is None) == (mend is None)
 
 
 def test_a_digest_taken_in_the_tick_of_a_write_is_not_kept(

@@ -93,6 +93,25 @@ def test_least_recently_used_goes_first_and_adapters_last(three: list[Path]) -> 
     assert going(unused=200, keep=0) == ["joint", "new", "old"]
 
 
+@pytest.mark.parametrize("command", [["list"], ["prune", "--unfinished"]])
+def test_a_cache_that_cannot_be_read_is_not_an_empty_one(
+    command: list[str],
+    private_cache: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    private_cache.mkdir(exist_ok=True)
+
+    def refused(path: str) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", refused)
+        patch.setattr(os, "scandir", refused)
+        code = main(["cache", *command])
+    assert (code, capsys.readouterr().err) == (2, f"error: no permission ({private_cache})\n")
+
+
 def test_opening_an_artefact_is_using_it(three: list[Path]) -> None:
     assert open_artefact(three[1]) == {}
     total = sum(one.bytes for one in inventory.holdings())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -89,15 +90,17 @@ def make_together(
         return
     with locks.held(folder, shared=True):
         if not folder.exists():
-            work(_working(folder))
-    with missing_artefact(folder, fingerprint) as working:
-        if working is not None:
-            work(working)  # nothing is left of it, unless it was thrown away between the locks
+            working = _working(folder)
+            _drop_rotten(working)
+            work(working)
+    with missing_artefact(folder, fingerprint) as left:
+        if left is not None:
+            work(left)  # nothing is left of it, unless it was thrown away between the locks
 
 
 def seal(path: Path) -> None:
     """Vouches for a finished file of a working folder until the manifest does."""
-    with atomic_write(path.with_name(f"{path.name}{SEAL}")) as stream:
+    with atomic_write(_seal_of(path)) as stream:
         stream.write(digest_of_file(path))
 
 
@@ -111,10 +114,28 @@ def check_unfinished(working: Path) -> None:
         _, expected = _manifest(working)
         if rotten := next(_rotten(working, expected, deep=True), None):
             raise UserError(UNFINISHED, where=rotten, mend=ALONE)
+    for path in _unlike_seals(working):
+        raise UserError(UNFINISHED, where=path, mend=ALONE)
+
+
+def _drop_rotten(working: Path) -> None:
+    """Has what rotted since it was sealed made anew, and says so."""
+    for path in _unlike_seals(working):
+        sys.stderr.write(f"{UNFINISHED}, made anew: {path}\n")
+        _seal_of(path).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+def _unlike_seals(working: Path) -> Iterator[Path]:
     for sealed in sorted(working.rglob(f"*{SEAL}")):
         path = sealed.with_name(sealed.name.removesuffix(SEAL))
-        if path.exists() and not _is_as_sealed(path, digest_of_file(path)):
-            raise UserError(UNFINISHED, where=path, mend=ALONE)
+        with suppress(FileNotFoundError):  # another process may be at it
+            if not _is_as_sealed(path, digest_of_file(path)):
+                yield path
+
+
+def _seal_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}{SEAL}")
 
 
 def _working(folder: Path) -> Path:
@@ -163,7 +184,7 @@ def _is_left_over(name: str) -> bool:
 
 
 def _is_as_sealed(path: Path, sha256: str) -> bool:
-    sealed = path.with_name(f"{path.name}{SEAL}")
+    sealed = _seal_of(path)
     return not sealed.exists() or sealed.read_text(errors="replace") == sha256
 
 

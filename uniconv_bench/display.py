@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from uniconv_bench.doctor import Check
     from uniconv_bench.records import ResultRecord
 
-STATES = {"ok": "green", "note": "yellow", "missing": "red"}
+STATES = {"ok": "green", "note": "yellow", "missing": "red", "broken": "red"}
 
 
 def console_of(most: int | None = None) -> Console:

@@ -30,14 +30,14 @@ class Check:
 
     Attributes:
         name: what was looked at.
-        state: `missing` fails the check, `note` is worth knowing.
+        state: `missing` and `broken` fail the check, `note` is worth knowing.
         detail: what was found.
         mend: what to do about it.
         needed: whether `run --task qrecc --system uniconv` needs it.
     """
 
     name: str
-    state: Literal["ok", "note", "missing"]
+    state: Literal["ok", "note", "missing", "broken"]
     detail: str
     mend: str = ""
     needed: bool = False

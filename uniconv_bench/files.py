@@ -21,9 +21,12 @@ from typing import IO, Any, TypeVar
 from uniconv_bench.errors import UserError
 
 CACHE = "UNICONV_BENCH_CACHE"
+GONE = "something has removed it from the cache: run it again"
 COMPARE = "compare the file with the layout shown at the top of the task's module"
 LARGE = 1 << 24
 """Bytes from which a file's digest is worth keeping: some hundredths of a second's reading."""
+DAY = 86_400
+"""Seconds for which such a digest is believed: a disk that goes bad changes no time."""
 SETTLED_NS = 2_000_000_000
 TEMPORARY = re.compile(r"\..+\.\w+\.tmp")
 """Names of what `atomic_write` has not renamed yet, or never will if its process was killed."""
@@ -85,7 +88,7 @@ def digest_of_file(path: Path) -> str:
 
 
 def digest_once(path: Path) -> str:
-    """As `digest_of_file`, but a large file is read once for as long as it stays what it is.
+    """As `digest_of_file`, but a large file that stays what it is, is read once a day.
 
     Its digest is kept in the cache under path, size, inode and times. The system sets one of the
     times whenever bytes or name change, and no program can set it otherwise.
@@ -97,7 +100,7 @@ def digest_once(path: Path) -> str:
     kept = cache_dir() / "digests" / f"{digest_of(str(path.absolute()))[:32]}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(kept.read_text(encoding="utf-8"))
-        if known["state"] == state:
+        if known["state"] == state and abs(time.time() - kept.stat().st_mtime) < DAY:
             return str(known["sha256"])
     sha256 = digest_of_file(path)
     # Written to just now, it could be written to again within one tick of the file system's clock.
@@ -150,12 +153,16 @@ def write_json(path: Path, value: Any) -> Path:
     return path
 
 
+def _absent(path: Path) -> UserError:
+    return UserError("no such file", where=path, mend=GONE if cache_dir() in path.parents else None)
+
+
 def read_json(path: Path) -> Any:
     """Reads JSON; a UserError names the file and line if it is missing or broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a mark
     except FileNotFoundError as error:
-        raise UserError("no such file", where=path) from error
+        raise _absent(path) from error
     except ValueError as error:
         raise UserError(f"not valid JSON: {_fault(error)}", where=path) from error
     except RecursionError as error:
@@ -192,7 +199,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
                         what = "not valid JSON: nested too deep"
                         raise UserError(what, where=f"{path}, line {number}") from error
     except FileNotFoundError as error:
-        raise UserError("no such file", where=path) from error
+        raise _absent(path) from error
     except UnicodeDecodeError as error:
         raise UserError(f"not valid UTF-8: {error.reason}", where=path) from error
 
@@ -202,7 +209,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
-        raise UserError("no such file", where=path) from error
+        raise _absent(path) from error
     except IsADirectoryError as error:
         raise UserError("a folder, not a file", where=path, mend="name the .toml file") from error
     except ValueError as error:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +20,8 @@ from uniconv_bench.artefacts import (
 )
 from uniconv_bench.files import cache_dir, digest_of
 
+NAMED = re.compile(rf".+-[0-9a-f]{{16}}|.+{re.escape(PARTIAL)}")
+"""Folders of artefacts, whatever is left in them."""
 State = Literal["whole", "unfinished", "in use", "other"]
 
 
@@ -52,15 +57,18 @@ class Holding:
 
 def holdings() -> list[Holding]:
     """All there is, the largest first."""
+    root = cache_dir()
+    stages = list(root.iterdir()) if root.exists() else []
     manifests = {path.parent: _manifest(path) for path in cache_dir().glob(f"*/*/{MANIFEST}")}
     used_by = _used_by({f: m for f, m in manifests.items() if not f.name.endswith(PARTIAL)})
     found = [
         _holding(folder, used_by.get(folder, ()))
-        for stage in cache_dir().glob("*")
+        for stage in stages
         if stage.is_dir()
         for folder in (_artefacts(stage) or [stage])
     ]
-    return sorted(found, key=lambda one: (-one.bytes, one.name))
+    there = [one for one in found if one is not None]
+    return sorted(there, key=lambda one: (-one.bytes, one.name))
 
 
 def to_prune(
@@ -70,6 +78,7 @@ def to_prune(
     unused: float | None,
     unfinished: bool,
     now: float,
+    broken: Collection[Path] = (),
 ) -> list[Holding]:
     """What goes, never anything that a process holds.
 
@@ -80,12 +89,14 @@ def to_prune(
         unused: seconds after which what nobody opened goes.
         unfinished: whether leftovers of processes that are gone go.
         now: seconds since the epoch.
+        broken: folders that go, as something in them is not what was written.
     """
     free = [one for one in found if one.state in ("whole", "unfinished")]
     going = [
         one
         for one in free
-        if (unfinished and one.state == "unfinished")
+        if one.folder in broken
+        or (unfinished and one.state == "unfinished")
         or (unused is not None and now - one.used > unused)
     ]
     left = sum(one.bytes for one in found) - sum(one.bytes for one in going)
@@ -129,20 +140,37 @@ def _artefacts(stage: Path) -> list[Path]:
     return [
         folder
         for folder in stage.iterdir()
-        if folder.is_dir() and (folder.name.endswith(PARTIAL) or (folder / MANIFEST).is_file())
+        if folder.is_dir() and ((folder / MANIFEST).is_file() or NAMED.fullmatch(folder.name))
     ]
 
 
-def _holding(folder: Path, used_by: tuple[str, ...]) -> Holding:
-    facts = [path.stat() for path in folder.rglob("*") if path.is_file()]
-    used = folder.stat().st_mtime
+def _holding(folder: Path, used_by: tuple[str, ...]) -> Holding | None:
+    """None: a process has renamed or removed it meanwhile."""
+    try:
+        used = folder.stat().st_mtime
+    except FileNotFoundError:
+        return None
     if folder.parent == cache_dir():
         state: State = "other"
     elif is_held(folder):
         state = "in use"
     else:
-        state = "unfinished" if folder.name.endswith(PARTIAL) else "whole"
-    return Holding(folder, sum(fact.st_size for fact in facts), used, state, used_by)
+        state = "whole" if _is_whole(folder) else "unfinished"
+    return Holding(folder, _size(folder), used, state, used_by)
+
+
+def _is_whole(folder: Path) -> bool:
+    return not folder.name.endswith(PARTIAL) and (folder / MANIFEST).is_file()
+
+
+def _size(folder: Path) -> int:
+    """Bytes of its files; processes may be at work there."""
+    size = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += Path(parent, name).lstat().st_size
+    return size
 
 
 def _manifest(path: Path) -> dict[str, Any]:

@@ -52,6 +52,9 @@ def cache_prune(
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="What stopped processes left goes.")
     ] = False,
+    broken: Annotated[
+        bool, typer.Option("--broken", help="What rotted goes; reads all there is.")
+    ] = False,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -59,10 +62,10 @@ def cache_prune(
     """Remove what can be made again; never what another process makes or uses."""
     from rich.filesize import decimal
 
-    from uniconv_bench import display, inventory
+    from uniconv_bench import deep, display, inventory
 
-    if keep is None and unused is None and not unfinished:
-        mend = "add --keep 10GB, --unused 30d or --unfinished"
+    if keep is None and unused is None and not unfinished and not broken:
+        mend = "add --keep 10GB, --unused 30d, --unfinished or --broken"
         raise UserError("nothing says what should go", mend=mend)
     going = inventory.to_prune(
         inventory.holdings(),
@@ -70,6 +73,7 @@ def cache_prune(
         unused=None if unused is None else _amount(unused, AGES, "--unused"),
         unfinished=unfinished,
         now=time.time(),
+        broken=deep.broken_folders() if broken else (),
     )
     if not as_json and going:
         display.show_rows([_row(one) for one in going], "To go")

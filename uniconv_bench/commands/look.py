@@ -131,6 +131,6 @@ def doctor(
         print_json([check.to_json() for check in checks])
     else:
         display.show_checks(checks)
-    if any(check.needed and check.state == "missing" for check in checks):
+    if any(check.needed and check.state in ("missing", "broken") for check in checks):
         raise typer.Exit(1)
     next_step("uniconv-bench run --task qrecc --system uniconv")
