@@ -109,9 +109,46 @@ def marked(flags: int, method: int) -> bytes:
     return bytes(plain)
 
 
+def headed(kind: bytes, *bodies: bytes) -> bytes:
+    """A tar file whose only member has such headers before it."""
+    out = io.BytesIO()
+    for body in bodies:
+        info = odd("head", kind)
+        info.size = len(body)
+        out.write(info.tobuf(tarfile.USTAR_FORMAT) + body + bytes(-len(body) % 512))
+    member = tarfile.TarInfo("a")
+    member.size = 2048
+    out.write(member.tobuf(tarfile.USTAR_FORMAT) + b"0\n" * 1024 + bytes(1024))
+    return gzip.compress(out.getvalue())
+
+
+def record(key: str, value: str) -> bytes:
+    """Of a pax header, with its own length before it."""
+    rest = f" {key}={value}\n"
+    return f"{len(rest) + 2}{rest}".encode()
+
+
+SPARSE = record("GNU.sparse.major", "1") + record("GNU.sparse.minor", "0")
+
+
+def packed(method: int) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as box:
+        box.writestr("a", "text")
+    return out.getvalue()
+
+
 @pytest.mark.parametrize(
     ("archive", "kind", "told"),
     [
+        (headed(tarfile.XHDTYPE, b"0" * 20_000), "tar.gz", "headers of more than 8,192 bytes"),
+        (headed(tarfile.XGLTYPE, b"0" * 20_000), "tar.gz", "headers of more than 8,192 bytes"),
+        (headed(tarfile.GNUTYPE_LONGNAME, b"a" * 20_000), "tar.gz", "headers of more than"),
+        (headed(tarfile.GNUTYPE_LONGLINK, b"a" * 20_000), "tar.gz", "headers of more than"),
+        (headed(tarfile.GNUTYPE_LONGNAME, b"a" * 300), "tar.gz", "a name of more than 255 bytes"),
+        (headed(tarfile.XHDTYPE, SPARSE), "tar.gz", "holds a sparse file"),
+        (tarred({}, odd("hole", tarfile.GNUTYPE_SPARSE)), "tar.gz", "holds a sparse file"),
+        (zipped({"a" * 300: b"x"}), "zip", "a name of more than 255 bytes"),
         (zipped({"a/../../evil": b"x"}), "zip", "is no path inside"),
         (zipped({"..\\evil": b"x"}), "zip", "is no path inside"),
         (link(), "zip", "member 'link' is a link"),
@@ -129,8 +166,30 @@ def test_unsafe_archives(archive: bytes, kind: Kind, told: str, tmp_path: Path) 
     inside = tmp_path / "inside"
     inside.mkdir()
     line = refused(archive, kind, inside)
-    assert line.startswith("unsafe archive: ") and told in line
+    assert line.startswith("unsafe archive: ") and told in line and len(line) < 600
     assert {p.name for p in tmp_path.iterdir()} == {"inside"}
+
+
+@pytest.mark.parametrize(("pack", "kind"), [(zipped, "zip"), (tarred, "tar.gz")])
+def test_members_are_counted(
+    pack: Callable[[Mapping[str, bytes]], bytes],
+    kind: Kind,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MEMBERS", 3)
+    assert "more than 3 members" in refused(pack(FILES), kind, tmp_path)
+
+
+def test_all_headers_together_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ALL_LONG", 4000)
+    archive = headed(tarfile.XHDTYPE, *[record("comment", "x" * 60)] * 60)
+    assert "headers of more than" in refused(archive, "tar.gz", tmp_path)
+
+
+def test_headers_before_headers_without_end(tmp_path: Path) -> None:
+    archive = headed(tarfile.XHDTYPE, *[b""] * 2000)
+    assert "truncated or damaged" in refused(archive, "tar.gz", tmp_path)
 
 
 @pytest.mark.parametrize(("pack", "kind"), [(zipped, "zip"), (tarred, "tar.gz")])
@@ -154,8 +213,11 @@ def test_a_name_twice_in_a_zip(tmp_path: Path) -> None:
     assert "holds 'a' twice" in refused(twice(), "zip", tmp_path)
 
 
-def test_a_packing_that_python_cannot_read(tmp_path: Path) -> None:
-    line = refused(marked(0, 9), "zip", tmp_path)
+@pytest.mark.parametrize(
+    "archive", [marked(0, 9), packed(zipfile.ZIP_LZMA), packed(zipfile.ZIP_BZIP2)]
+)
+def test_packings_without_a_bound_of_their_own(archive: bytes, tmp_path: Path) -> None:
+    line = refused(archive, "zip", tmp_path)
     assert re.search("cannot unpack: .*; unpack it by hand", line)
 
 

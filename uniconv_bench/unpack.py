@@ -1,4 +1,4 @@
-"""Archives into a folder, safely: no member leaves it, none is a link, their size is bounded.
+"""Archives into a folder, safely: no member leaves it, none is a link, all they hold is bounded.
 
 Knows nothing of where an archive comes from.
 """
@@ -13,17 +13,26 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal, Self, cast
 
 from uniconv_bench.errors import UserError
 from uniconv_bench.system import Progress
 
 Kind = Literal["gzip", "zip", "tar.gz"]
+AHEAD = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, b"L", b"K")
+"""Types of headers that say more of the member behind them, a long name for one."""
 RATIO, FLOOR = 50, 1 << 24
 """Text is packed to a tenth, seldom to a thirtieth; beyond this an archive is a trap."""
+MEMBERS = 10_000
+LONG, ALL_LONG = 1 << 13, 1 << 20
+"""Bytes of a header that goes before a member of a tar file, and of all of them: Python reads each
+whole, and its older releases take a time that grows with the square of its length."""
+NAME = 255
+"""Bytes of a file's name, as file systems have it."""
 CHUNK = 1 << 20
 DAMAGED = (
     *(zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile),
+    RecursionError,  # of headers before headers
     UnicodeDecodeError,  # a name that is not in the encoding that its flag states
 )
 
@@ -62,7 +71,7 @@ def unpack(
                         read = raw.tell()
                 found[name] = {"sha256": digest.hexdigest(), "bytes": written - start}
     except FileExistsError as error:
-        raise _unsafe(archive, f"holds {name!r} twice") from error
+        raise _unsafe(archive, f"holds {_told(name)} twice") from error
     except DAMAGED as error:
         mend = "fetch it again"
         raise UserError(f"truncated or damaged {kind} archive", where=archive, mend=mend) from error
@@ -81,37 +90,74 @@ def _members(raw: IO[bytes], kind: Kind, label: str) -> Iterator[tuple[str, IO[b
             yield label, cast(IO[bytes], packed)
     elif kind == "zip":
         with zipfile.ZipFile(raw) as box:
+            if len(box.infolist()) > MEMBERS:
+                raise _unsafe(raw.name, f"more than {MEMBERS:,} members")
             for info in box.infolist():
                 if info.filename.endswith("/"):
                     continue
                 if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise NotImplementedError(f"member {info.filename!r} is not deflated")
+                    raise NotImplementedError(f"member {_told(info.filename)} is not deflated")
                 if stat.S_ISLNK(info.external_attr >> 16):
-                    raise _unsafe(raw.name, f"member {info.filename!r} is a link")
+                    raise _unsafe(raw.name, f"member {_told(info.filename)} is a link")
                 if info.flag_bits & 1:
-                    raise _unsafe(raw.name, f"member {info.filename!r} is encrypted")
+                    raise _unsafe(raw.name, f"member {_told(info.filename)} is encrypted")
                 with box.open(info) as stream:
                     yield info.filename, stream
     else:
         with gzip.open(raw) as packed:
-            with tarfile.open(fileobj=packed, mode="r|") as pack:
+            headers = _bounded_headers(raw.name)
+            with tarfile.open(fileobj=packed, mode="r|", tarinfo=headers) as pack:
                 for member in pack:
                     if member.isdir():
                         continue
                     contents = pack.extractfile(member) if member.isreg() else None
                     if contents is None:
-                        raise _unsafe(raw.name, f"member {member.name!r} is a link or a device")
+                        raise _unsafe(
+                            raw.name, f"member {_told(member.name)} is a link or a device"
+                        )
                     yield member.name, contents
             # A tar file may end early unnoticed; gzip checks length and sum at its own end.
             while packed.read(CHUNK):
                 pass
 
 
+def _bounded_headers(archive: str) -> type[tarfile.TarInfo]:
+    """The headers of one tar file: few, short, and none with a map of holes, which has no bound."""
+    count = total = 0
+
+    class Header(tarfile.TarInfo):
+        @classmethod
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+            nonlocal count, total
+            header = super().frombuf(buf, encoding, errors)
+            count += 1
+            if count > MEMBERS:
+                raise _unsafe(archive, f"more than {MEMBERS:,} members")
+            if header.type in AHEAD:
+                total += header.size
+                if header.size > LONG or total > ALL_LONG:
+                    raise _unsafe(archive, f"headers of more than {LONG:,} bytes")
+            elif header.type == tarfile.GNUTYPE_SPARSE:
+                header._proc_gnusparse_10()
+            return header
+
+        def _proc_gnusparse_10(self, *_: object) -> None:
+            raise _unsafe(archive, "it holds a sparse file")
+
+    return Header
+
+
 def _checked(name: str, archive: Path) -> str:
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or set(name) & {"\\", "\0"}:
-        raise _unsafe(archive, f"member {name!r} is no path inside a folder")
+        raise _unsafe(archive, f"member {_told(name)} is no path inside a folder")
+    if max(len(part.encode(errors="surrogateescape")) for part in path.parts) > NAME:
+        raise _unsafe(archive, f"member {_told(name)} has a name of more than {NAME} bytes")
     return path.as_posix()
+
+
+def _told(name: str) -> str:
+    return repr(name if len(name) <= NAME else f"{name[:40]}…{name[-40:]}")
 
 
 def _unsafe(archive: Path | str, what: str) -> UserError:
