@@ -295,6 +295,25 @@ def test_more_bytes_than_the_card_says(get: Get, server: Server, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_body_without_end_is_left_when_it_is_too_long(
+    get: Get, server: Server, tmp_path: Path
+) -> None:
+    hung_up = threading.Event()
+
+    def endless(handler: Handler, body: bytes) -> None:
+        handler.start(200, Transfer_Encoding="chunked")
+        try:
+            while True:
+                handler.wfile.write(f"{len(body):x}\r\n".encode() + body + b"\r\n")
+        except OSError:
+            hung_up.set()
+
+    server.scripts[NAME] = [endless]
+    fails(get, "sends more than 40,000 bytes", size=40_000)
+    assert list(tmp_path.iterdir()) == []
+    assert hung_up.wait(60)
+
+
 def test_redirects(get: Get, server: Server, tmp_path: Path) -> None:
     server.scripts = {
         "/latest": [redirect("/one"), redirect("/one")],
@@ -370,6 +389,20 @@ def test_the_token_goes_to_the_hub_alone(
     line += fails(get, "accept its terms on the hub and set HF_TOKEN", url=f"{server.url}/resolve")
     kept = memo_of(tmp_path / "part").read_text()
     assert "hf_secret" not in line + kept + "".join(heard.notes)
+
+
+def test_credentials_of_a_netrc_are_sent_to_nobody(
+    get: Get, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login me password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    server.scripts["/here"] = [redirect(NAME)]
+    server.scripts["/away"] = [redirect(f"http://localhost:{server.server_port}{NAME}")]
+    for path in (NAME, "/here", "/away"):
+        get(url=server.url + path)
+    assert server.asked("Authorization") == [None] * 5
 
 
 def test_a_proxy_of_the_environment_is_used(

@@ -80,7 +80,8 @@ ONLY = {
         *("index", "encode", "dense", "decode", "task", "uniconv"),
     },
     "uniconv": {
-        *("errors", "files", "appended", "artefacts", "cards", "system_cards", "training_cards"),
+        *("errors", "files", "offline", "appended", "artefacts", "cards", "system_cards"),
+        "training_cards",
         *("conversation", "prompts", "system"),
         *("index", "encode", "dense", "decode", "task", "metrics"),
     },

@@ -21,6 +21,7 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.files import cache_dir
 from uniconv_bench.offline import LIBRARIES, OFFLINE
 from uniconv_bench.progress import Silent
+from uniconv_bench.uniconv.backbone import checkpoint, find_backbone
 
 TOKEN, PROXY = "hf_secret_7c41", "proxy-secret-90aa"
 
@@ -100,6 +101,8 @@ def test_each_door_to_a_network_is_closed_offline(
             answers(generator(server))
         with pytest.raises(UserError, match="offline, and the cache lacks 3 raw files"):
             get(card_of(sources(server)))
+        with pytest.raises(UserError, match="the weights of hub:.* cannot be fetched"):
+            checkpoint(find_backbone(f"hub:owner/name@{'a' * 40}"), Silent())
     assert server.seen == []
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 from uniconv_bench import doctor, planning
 from uniconv_bench.cli import main
 from uniconv_bench.planning import ASKED, Rates, dimension_of, index_costs, lists_of
+from uniconv_bench.progress import Silent
 from uniconv_bench.registry import system_card
 from uniconv_bench.uniconv.backbone import backbones
 
@@ -66,6 +70,36 @@ def test_rates_of_this_machine_can_be_had(private_cache: Path) -> None:
     rates = planning.measured()
     assert rates.flops > 1e8 and rates.disk > 1e6
     assert not private_cache.exists()
+
+
+def test_a_disk_too_full_to_be_timed_is_left_out(
+    private_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(count: int) -> bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "urandom", full)
+    private_cache.mkdir()
+    first, *others = doctor._indexes()
+    assert (first.name, first.detail) == ("disk speed", planning.UNTIMED)
+    assert len(others) == 5
+    asked = ("prepare", "--task", "qrecc", "--profile", "full", "--dry-run")
+    assert main([*asked, "--system", "uniconv"]) == 0
+    assert planning.UNTIMED in capsys.readouterr().err
+
+
+def test_what_one_look_is_refused_keeps_no_other_back(
+    private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> Iterator[doctor.Check]:
+        yield doctor.Check("first", "ok", "")
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/place")
+
+    monkeypatch.setattr(doctor, "LOOKS", (refused, doctor._machine))
+    monkeypatch.setattr(doctor, "_adapters", lambda progress: [])
+    found = doctor.examine(Silent())
+    assert [check.name for check in found] == ["first", "refused", "cores", "memory"]
+    assert "/place" in found[1].detail
 
 
 def test_prepare_and_doctor_tell(

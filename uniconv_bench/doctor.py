@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -49,10 +50,19 @@ class Check:
 
 def examine(progress: Progress) -> list[Check]:
     """Every check, in the order a person would mend them."""
-    found = [check for look in LOOKS for check in look()]
+    found = [check for look in LOOKS for check in _whole(look)]
     if found[0].state == "missing":  # the cache, without which adapters cannot be looked for
         return found
     return [*found, *_adapters(progress)]
+
+
+def _whole(look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    """Its findings; what the system refuses it is one of them, and the other looks go on."""
+    try:
+        yield from look()
+    except OSError as error:
+        name = look.__name__.strip("_")
+        yield Check(name, "missing", f"cannot be looked at: {error}", "mend that first")
 
 
 def _python() -> Iterator[Check]:
@@ -213,7 +223,7 @@ def _optional() -> Iterator[Check]:
 
 def _indexes() -> Iterator[Check]:
     """What the largest corpus takes that is known of, with the backbone of the paper."""
-    from uniconv_bench.planning import dimension_of, index_costs, measured, passages_of
+    from uniconv_bench.planning import UNTIMED, dimension_of, index_costs, measured, passages_of
     from uniconv_bench.registry import system_card, task_card
 
     (task, _), (system, _) = task_card("qrecc"), system_card("uniconv")
@@ -222,7 +232,10 @@ def _indexes() -> Iterator[Check]:
         return
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     what = f"{passages:,} x {dimension:,} (uniconv on qrecc, full)"
-    for cost in index_costs(passages, dimension, measured()):
+    rates = measured()
+    if math.isinf(rates.disk):
+        yield Check("disk speed", "note", UNTIMED, "make room")
+    for cost in index_costs(passages, dimension, rates):
         lacking = "" if cost.memory <= memory else "more memory than there is; "
         state: Literal["ok", "note"] = "note" if lacking else "ok"
         yield Check(f"index {cost.index}", state, f"{lacking}{what}: {cost.told()}")

@@ -75,12 +75,10 @@ def download(
     Raises:
         UserError: it cannot be had, or it is not what was expected.
     """
-    import requests
-
     name = urlsplit(url).path.rpartition("/")[2] or url
     require_network(f"the download of {name}", url)
     part.parent.mkdir(parents=True, exist_ok=True)
-    with requests.Session() as session:
+    with _session() as session:
         one = _Transfer(session, url, part, name, size, checksum, by_hand, progress, patience)
         continued = one.have > 0
         one.complete()
@@ -208,7 +206,9 @@ class _Transfer:
         import requests
 
         try:
-            return self.session.get(self.url, headers=headers, stream=True, timeout=wait)
+            return self.session.get(
+                self.url, headers=headers, auth=_as_it_is, stream=True, timeout=wait
+            )
         except requests.RequestException:
             raise
         except ValueError as error:  # of a redirect that the library cannot read
@@ -260,7 +260,8 @@ class _Transfer:
         return any(memo[key] is not None and memo[key] != value for key, value in new.items())
 
     def write(self, answer: requests.Response) -> None:
-        missing = self.total - self.have if self.total is not None else 0
+        total, have = self.total, self.have
+        missing = total - have if total is not None else 0
         label = f"{self.name} (from byte {self.have:,})" if self.have else self.name
         with (
             self.part.open("ab") as out,
@@ -268,15 +269,16 @@ class _Transfer:
         ):
             # Bytes as they are stored: a .gz file stays one even if declared as an encoding.
             while chunk := answer.raw.read1(CHUNK, decode_content=False):
+                have += len(chunk)
+                if total is not None and have > total:
+                    self.forget()
+                    raise self.refused(f"it sends more than {total:,} bytes")
                 out.write(chunk)
                 advance(len(chunk))
             out.flush()
-            if self.total is not None and self.have < self.total:
+            if total is not None and have < total:
                 raise AgainError("the connection broke")
-        if (total := self.total) is not None and self.have > total:
-            self.forget()
-            raise self.refused(f"it sends more than {total:,} bytes")
-        if self.total is None and "chunked" not in answer.headers.get("Transfer-Encoding", ""):
+        if total is None and "chunked" not in answer.headers.get("Transfer-Encoding", ""):
             self.progress.note(f"  {self.name}: the server did not say how many bytes it has")
 
     def refused(self, reason: str) -> UserError:
@@ -299,6 +301,26 @@ def authorisation(url: str) -> dict[str, str]:
 
     token = get_token()
     return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _session() -> requests.Session:
+    """That looks for no credentials in a `.netrc`, also when it is redirected."""
+    import requests
+
+    class Session(requests.Session):
+        def rebuild_auth(
+            self, prepared_request: requests.PreparedRequest, response: requests.Response
+        ) -> None:
+            asked, now = response.request.url, prepared_request.url
+            if asked is None or now is None or self.should_strip_auth(asked, now):
+                prepared_request.headers.pop("Authorization", None)
+
+    return Session()
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """In place of the credentials that the library would look for."""
+    return request
 
 
 def _known(answer: requests.Response, total: int | None) -> dict[str, Any]:

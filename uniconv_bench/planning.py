@@ -31,12 +31,16 @@ LINKS, EXPLORED = 32, 40
 """Of HNSW32: links a passage (twice as many in the lowest layer), candidates while building."""
 SCATTERED = 0.05
 """Share of the matrix products' rate at which single distances are computed."""
+UNTIMED = "the disk's speed is not counted: nothing can be written there to measure it"
 SUBVECTORS = (64, 48, 32, 16, 8, 4, 2, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Floating-point operations a second of matrix products, bytes a second read from disk."""
+    """Floating-point operations a second of matrix products, bytes a second read from disk.
+
+    The disk's is infinite where it could not be measured: times are then those of the arithmetic.
+    """
 
     flops: float
     disk: float
@@ -158,8 +162,12 @@ def passages_of(card: TaskCard, profile: Profile) -> int | None:
 
 
 def measured() -> Rates:
-    """Of this machine, within a second."""
-    return Rates(_flops(), _disk())
+    """Of this machine, within a second; without the disk's where it is too full for the trial."""
+    try:
+        disk = _disk()
+    except OSError:
+        disk = math.inf
+    return Rates(_flops(), disk)
 
 
 def _flops() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -161,4 +162,7 @@ def _indexes(card: TaskCard, profile: Profile, system: str) -> list[IndexCost]:
     dimension = planning.dimension_of(registry.system_card(system)[0], profile)
     if passages is None or dimension is None:
         return []
-    return planning.index_costs(passages, dimension, planning.measured())
+    rates = planning.measured()
+    if math.isinf(rates.disk):
+        note(planning.UNTIMED)
+    return planning.index_costs(passages, dimension, rates)

@@ -18,6 +18,7 @@ from typing import Any
 from uniconv_bench.artefacts import folder_of, missing_artefact
 from uniconv_bench.errors import UserError, unknown_name
 from uniconv_bench.files import digest_of, digest_of_code, digest_of_file
+from uniconv_bench.offline import is_offline
 from uniconv_bench.system import Progress
 from uniconv_bench.uniconv.made import write_from_gguf, write_random
 
@@ -133,7 +134,9 @@ def _fetched(backbone: Backbone, hub: str) -> Path:
 
     revision = backbone.hub_revision
     try:
-        folder = snapshot_download(hub, revision=revision, allow_patterns=FILES)
+        folder = snapshot_download(
+            hub, revision=revision, allow_patterns=FILES, local_files_only=is_offline()
+        )
     except (OSError, ValueError, HfHubHTTPError) as error:
         mend = (
             f"with network: hf download {hub} --revision {revision} (hf auth login first, if it is "
