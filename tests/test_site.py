@@ -151,7 +151,7 @@ def test_a_site_replaces_a_site_and_nothing_else(made: list[Board], site: Path) 
 def test_the_joint_ranking_is_over_turns_judged_for_both(made: list[Board]) -> None:
     (both,) = [ranking for ranking in made[0].rankings if ranking.kind == "both"]
     rows = {row.entry.name: row for row in both.rows}
-    assert set(rows) == {"gold", "steady", "good-one"} and rows["gold"].rank is None
+    assert set(rows) == {"gold", "steady", "good-one"} and rows["gold"].ranks is None
     assert rows["steady"].scores["both"].mean == pytest.approx((0.5 + 0.25) / 2)
     assert rows["steady"].scores["both"].n == 8  # four of the twelve turns have no gold passage
     assert list(both.labels.values()) == ["mean of NDCG@3 and F1"]

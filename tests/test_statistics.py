@@ -11,11 +11,13 @@ import pytest
 from clustered import as_if_independent, level, measured, rival, world
 from scipy.stats import permutation_test, ttest_1samp
 
+from uniconv_bench.statistics import randomisation
 from uniconv_bench.statistics.clusters import conversation_of
 from uniconv_bench.statistics.differences import p_value, paired
 from uniconv_bench.statistics.intervals import summarise
 from uniconv_bench.statistics.multiplicity import holm, ranks
 from uniconv_bench.statistics.pooling import pooled, spread_of_runs
+from uniconv_bench.statistics.randomisation import p_of_sum
 
 
 def test_conversations() -> None:
@@ -98,7 +100,7 @@ def test_of_several_tasks_each_weighs_alike() -> None:
 
 def test_the_test_agrees_with_scipy() -> None:
     random_ = np.random.default_rng(3)
-    for count, exact in ((9, True), (30, False)):
+    for count, exact in ((9, True), (30, False), (60, False)):
         one = {f"{i}_1": float(v) for i, v in enumerate(random_.random(count))}
         other = {f"{i}_1": float(v) for i, v in enumerate(random_.random(count))}
         theirs = permutation_test(
@@ -169,33 +171,101 @@ def test_holm_by_hand() -> None:
     assert holm({"a": 0.5, "b": 0.9}) == {"a": 1.0, "b": 1.0} and holm({}) == {}
 
 
-def test_systems_that_are_not_told_apart_share_a_rank() -> None:
+def test_every_flip_of_few_conversations_counts() -> None:
+    values = np.random.default_rng(7).normal(0.2, 1, 11)
+    sums = [abs(sum(signs * values)) for signs in itertools.product((1, -1), repeat=11)]
+    reached = sum(far >= abs(values.sum()) - 1e-9 for far in sums)
+    assert p_of_sum(values) == reached / 2**11
+    # What does not differ takes no part.
+    assert p_of_sum(np.append(values, np.zeros(40))) == reached / 2**11
+
+
+@pytest.mark.parametrize("lattice", [False, True])
+def test_the_grid_of_many_conversations_gives_nearly_the_exact_share(
+    lattice: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a lattice many sums tie with the one seen; all of them count."""
+    draw = np.random.default_rng(2)
+    for lift in (0.1, 0.3, 0.6):
+        values = draw.integers(-1, 3, 28) / 7.0 if lattice else draw.normal(lift, 1, 28)
+        exact = p_of_sum(values)
+        monkeypatch.setattr(randomisation, "COUNTED", 15)
+        assert np.count_nonzero(values) > 15
+        assert exact <= p_of_sum(values) <= 1.01 * exact + 1e-3 * (exact > 0.2) + 1e-6
+        monkeypatch.undo()
+
+
+def test_p_of_many_conversations_is_never_nothing() -> None:
+    for count, bound in ((40, 1.1e-7), (400, 1e-20)):
+        assert 0 < p_of_sum(np.ones(count)) <= bound
+
+
+def test_systems_that_are_not_told_apart_share_ranks() -> None:
     random_ = np.random.default_rng(1)
     best = {f"c{i}_1": float(v) for i, v in enumerate(random_.uniform(0.6, 1.0, 20))}
     near = {turn: v + float(random_.normal(0, 0.05)) for turn, v in best.items()}
     last = {turn: v - 0.5 for turn, v in best.items()}
-    assert ranks({"last": last, "near": near, "best": best}) == {"last": 3, "near": 1, "best": 1}
+    found = ranks({"last": last, "near": near, "best": best})
+    assert found == {"last": (3, 3), "near": (1, 2), "best": (1, 2)}
+    assert [str(found[name]) for name in ("best", "last")] == ["1-2", "3"]
+
+
+def staircase(systems: int, step: float, noise: float) -> dict[str, dict[str, float]]:
+    """Systems from the best to the last on 22 conversations of 81 turns, a step apart."""
+    draw = np.random.default_rng(5)
+    turns = [f"c{n % 22}_{n}" for n in range(81)]
+    level = draw.normal(0, 0.2, len(turns))
+    return {
+        f"s{k}": dict(
+            zip(turns, (-k * step + level + draw.normal(0, noise, 81)).tolist(), strict=True)
+        )
+        for k in range(systems)
+    }
 
 
 def test_ranks_are_those_of_every_pair_tested_alone() -> None:
-    draw = np.random.default_rng(5)
-    turns = [f"c{i}_{n}" for i in range(24) for n in range(1 + i % 3)]
-    level = draw.normal(0, 0.3, len(turns))
-    systems = {
-        f"s{k}": dict(zip(turns, np.clip(0.5 + k / 40 + level + noise, 0, 1).tolist(), strict=True))
-        for k, noise in enumerate(draw.normal(0, 0.1, (7, len(turns))))
-    }
-    pairs = itertools.combinations(systems, 2)
-    told = holm({(a, b): p_value(systems[a], systems[b]) for a, b in pairs})
-    better = {name: 0 for name in systems}
-    for (one, other), p in told.items():
-        if p < 0.05:
-            lower = min(one, other, key=lambda name: sum(systems[name].values()))
-            better[lower] += 1
-    assert ranks(systems) == {name: 1 + count for name, count in better.items()}
-    assert len(set(better.values())) > 2
+    systems = staircase(7, 0.025, 0.1)
+    found, spread = ranks(systems), set()
+    for name, values in systems.items():
+        others = {other: p_value(values, v) for other, v in systems.items() if other != name}
+        apart = [other for other, p in holm(others).items() if p < 0.05]
+        above = sum(sum(systems[o].values()) > sum(values.values()) for o in apart)
+        assert found[name] == (1 + above, 7 - (len(apart) - above))
+        spread.add(found[name])
+    assert len(spread) > 2
     with pytest.raises(ValueError, match="same turns"):
         ranks({"a": {"a_1": 0.0}, "b": {"b_1": 0.0}})
+
+
+def test_a_hundred_systems_are_still_told_apart() -> None:
+    """With p values of 9,999 draws and all pairs as one family, from 33 on all were first."""
+    found = ranks(staircase(100, 0.02, 0.05))
+    assert found["s0"].worst < 15 and found["s99"].best > 85 and found["s50"].best > 35
+
+
+def test_strangers_near_the_top_do_not_level_what_is_below() -> None:
+    """Thirty copies of the best cost every pair one place in line each, not the square of it."""
+    systems = staircase(4, 0.1, 0.15)
+    before = ranks(systems)
+    assert [before[f"s{k}"] for k in range(4)] == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    draw = np.random.default_rng(8)
+    copies = {
+        f"copy{k}": {t: v + float(draw.normal(0, 0.01)) for t, v in systems["s0"].items()}
+        for k in range(30)
+    }
+    after = ranks(systems | copies)
+    assert [after[f"s{k}"] for k in range(1, 4)] == [(32, 32), (33, 33), (34, 34)]
+
+
+def test_noise_does_not_raise_a_system() -> None:
+    """Its interval is wider to both sides; with one number it stood above better, steadier ones."""
+    systems = staircase(4, 0.1, 0.02)
+    steady = systems["s2"]
+    draw = np.random.default_rng(3)
+    systems["noisy"] = {t: v - 0.02 + float(draw.normal(0, 0.5)) for t, v in steady.items()}
+    found = ranks(systems)
+    assert sum(systems["noisy"].values()) < sum(steady.values())
+    assert found["noisy"].best <= found["s2"].best and found["noisy"].worst > found["s2"].worst
 
 
 def test_seeds_are_averaged_by_turn_and_their_spread_told_apart() -> None:

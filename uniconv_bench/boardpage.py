@@ -23,6 +23,12 @@ MADE_UP = (
 )
 MARK = "†"
 RECORDED = f"{MARK}: as recorded; what computes it was not installed here."
+HOW_RANKED = (
+    "Rows stand in the order of their first metric. A rank goes from one more than the number of "
+    "systems that are better to the number of those that are not worse, by paired tests on the "
+    "same turns (conversations' signs flipped, p < 0.05 after Holm over one system's comparisons): "
+    "3-5 is what they leave open, and a system that was measured less surely has a wider one."
+)
 BY_INTERVALS = "For lack of some row's scores by turn, ranks here go by intervals alone."
 
 
@@ -43,12 +49,9 @@ def page(
         "",
         f"Written by `uniconv-bench leaderboard build`{where}. Every score is computed here from "
         "run and answer files, except in rows marked *as recorded*: those files of ours were not "
-        "at hand. Means x 100 with 95 % intervals (bootstrap over conversations). A rank is one "
-        "more than the number of systems that are better by a paired test on the same turns "
-        "(conversations' signs flipped, p < 0.05 after Holm over the pairs of a table), so systems "
-        "that cannot be told apart share it; it goes by the first metric of a table, and under "
-        "*Both* by the mean of two by turn, over the turns that are judged for both. "
-        f"`{GAP}`: not submitted or not measured.",
+        f"at hand. Means x 100 with 95 % intervals (bootstrap over conversations). {HOW_RANKED} "
+        "Under *Both* it goes by the mean of two metrics by turn, over the turns that are judged "
+        f"for both. `{GAP}`: not submitted or not measured.",
     ]
     if profile == "sample":
         lines += ["", MADE_UP]
@@ -96,7 +99,7 @@ def _table(ranking: Ranking) -> Iterator[str]:
     yield f"| --: | :-- | :-- | {'--: | ' * len(labels)}--: |"
     first = next(iter(ranking.labels))
     for row in ranking.rows:
-        rank = GAP if row.rank is None else str(row.rank)
+        rank = GAP if row.ranks is None else str(row.ranks)
         size = str(row.scores[first].n) if first in row.scores else GAP
         title = escape_markdown(row.entry.title)
         cells = [_cell(row, metric) for metric in ranking.labels]

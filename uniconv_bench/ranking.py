@@ -15,7 +15,7 @@ from uniconv_bench.definitions import PerTurn
 from uniconv_bench.records import Score
 from uniconv_bench.rendering import metric_label
 from uniconv_bench.statistics.intervals import MetricSummary, summarise
-from uniconv_bench.statistics.multiplicity import ranks
+from uniconv_bench.statistics.multiplicity import Ranks, ranks
 
 Source = Literal["ours", "submission", "published"]
 Kind = Literal["retrieval", "generation", "both"]
@@ -74,14 +74,15 @@ class Row:
 
     Attributes:
         entry: whose.
-        rank: None: it has none, being a bound, published, or without a score here.
+        ranks: that tests leave open; None: it has none, being a bound, published, or without a
+            score here.
         scores: metric -> mean and interval.
         recorded: metrics that are as recorded, not computed again.
         printed: metric -> fraction, if it is published.
     """
 
     entry: Entry
-    rank: int | None
+    ranks: Ranks | None
     scores: Mapping[str, Shown]
     recorded: frozenset[str] = frozenset()
     printed: Mapping[str, float] = field(default_factory=dict)
@@ -146,7 +147,7 @@ def _both(entries: Sequence[Entry], task: str, firsts: Sequence[str | None]) -> 
     label = f"mean of {' and '.join(metric_label(name) for name in firsts if name)}"
     rows = [(e, {BOTH: summarise(turns[e.key])}) for e in entries if e.key in turns]
     order = sorted(rows, key=lambda row: -row[1][BOTH].mean)
-    places = ranks({e.key: turns[e.key] for e, _ in order if not e.bound})
+    places, by_test = _places({e.key: s[BOTH] for e, s in order if not e.bound}, turns)
     return Ranking(
         task,
         "both",
@@ -155,7 +156,7 @@ def _both(entries: Sequence[Entry], task: str, firsts: Sequence[str | None]) -> 
             Row(e, places.get(e.key), scores, frozenset({BOTH} if _of(e, task) & {*firsts} else ()))
             for e, scores in order
         ),
-        True,
+        by_test,
     )
 
 
@@ -179,8 +180,10 @@ def _ranking(
     metrics = list(dict.fromkeys(metric for _, scores in rows for metric in scores))
     first = metrics[0] if metrics else ""
     order = sorted(rows, key=lambda row: -row[1][first].mean if first in row[1] else 1.0)
-    rivals = {e.key: (e, s[first]) for e, s in order if first in s and not e.bound}
-    places, by_test = _places(rivals, task, first)
+    rivals = {e.key: s[first] for e, s in order if first in s and not e.bound}
+    turns = {e.key: e.by_turn.get(task, {}) for e, _ in order}
+    at_hand = {key: metrics[first] for key, metrics in turns.items() if first in metrics}
+    places, by_test = _places(rivals, at_hand)
     placed = [
         Row(e, places.get(e.key), scores, _of(e, task) & scores.keys()) for e, scores in order
     ]
@@ -194,18 +197,21 @@ def _ranking(
 
 
 def _places(
-    rivals: Mapping[str, tuple[Entry, Shown]], task: str, metric: str
-) -> tuple[dict[str, int], bool]:
-    """Entry -> rank, and whether tests told the systems apart, not only their intervals."""
-    turns = {
-        key: entry.by_turn[task][metric]
-        for key, (entry, _) in rivals.items()
-        if metric in entry.by_turn.get(task, {})
-    }
+    rivals: Mapping[str, Shown], by_turn: Mapping[str, PerTurn]
+) -> tuple[dict[str, Ranks], bool]:
+    """Entry -> ranks, and whether tests told the systems apart, not only their intervals.
+
+    Tests ask for every rival's scores on the same turns.
+    """
+    turns = {key: by_turn[key] for key in rivals if key in by_turn}
     if len(turns) == len(rivals) and len({frozenset(values) for values in turns.values()}) <= 1:
         return ranks(turns), True
-    scores = {key: score for key, (_, score) in rivals.items()}
+    ends = [score.ci95 for score in rivals.values()]
     return {
-        key: 1 + sum(other.ci95[0] > own.ci95[1] for other in scores.values())
-        for key, own in scores.items()
+        key: Ranks.of(
+            sum(low > own.ci95[1] for low, _ in ends),
+            sum(high < own.ci95[0] for _, high in ends),
+            len(ends),
+        )
+        for key, own in rivals.items()
     }, False

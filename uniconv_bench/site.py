@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from uniconv_bench import __version__
-from uniconv_bench.boardpage import BY_INTERVALS, MADE_UP, MARK, RECORDED, source_of
+from uniconv_bench.boardpage import BY_INTERVALS, HOW_RANKED, MADE_UP, MARK, RECORDED, source_of
 from uniconv_bench.dotplot import plot_of
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import atomic_write
@@ -97,6 +97,7 @@ class _Pages:
         self._environment.globals |= {helper.__name__: helper for helper in shared}
         self._environment.globals |= {"can_be_read": can_be_read, "quote": quote, "GAP": GAP}
         self._environment.globals |= {"MADE_UP": MADE_UP, "BY_INTERVALS": BY_INTERVALS}
+        self._environment.globals |= {"HOW_RANKED": HOW_RANKED}
         self._environment.globals |= {"MARK": MARK, "RECORDED": RECORDED}
         self._environment.globals |= {"SIZES": SIZES, "version": __version__}
 
