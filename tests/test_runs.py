@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import random
+import re
 import struct
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from uniconv_bench.errors import UserError
 from uniconv_bench.origin import check_answers, check_run
 from uniconv_bench.runs import (
+    check_ranks,
     float32,
     ordered,
     read_answers,
@@ -84,6 +86,10 @@ def test_a_foreign_run_is_sorted_by_score_whatever_its_ranks_and_line_order(tmp_
         ("t_1 Q0 a 1 nan x\n", "field score: 'nan'.*line 1"),
         ("t_1 Q0 a 1 0.5 x\nt_1 Q0 b 2 inf x\n", "inf.*line 2"),
         ("t_1 Q0 a 1 1e60 x\n", "1e60.*line 1"),
+        ("t_1 Q0 a 1 1_0 x\n", "field score: '1_0'.*line 1"),
+        ("t_1 Q0 a 1 \u0661.\u0665 x\n", "field score.*line 1"),
+        ("t_1 Q0 a 1 \uff11 x\n", "field score.*line 1"),
+        ("t_1 Q0 a 1 0x1p3 x\n", "field score.*line 1"),
         ("t_1 Q0 a 1 high x\n", "field score: 'high'.*line 1"),
         ("t_1 Q0 a 1 0.5\n", "5 columns where 6.*line 1"),
         ("t_1 Q0 Page one:0 1 0.5 x\n", "7 columns.*tabs"),
@@ -94,6 +100,37 @@ def test_a_foreign_run_is_sorted_by_score_whatever_its_ranks_and_line_order(tmp_
 def test_a_broken_run_names_line_and_field(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_run(text(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    "score", ["1", "-2.5", "+3.", ".5", "1e3", "1E-3", "-1.25e+2", "0", "0007"]
+)
+def test_numbers_in_plain_digits_are_read(tmp_path: Path, score: str) -> None:
+    path = text(tmp_path, f"t_1 Q0 a 1 {score} x\n")
+    assert read_run(path) == {"t_1": [("a", float32(float(score)))]}
+    assert check_ranks(path) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("t_1 Q0 a 1 2 x\nt_1 Q0 b 2 1 x\nt_2 Q0 a 1 1 x\n", None),
+        ("t_1 Q0 a 1 1 x\nt_1 Q0 b 2 1 x\n", None),
+        ("t_1 Q0 a 1 2 x\nt_1 Q0 b 3 1 x\n", "line 2: rank '3' where 2 is due"),
+        ("t_1 Q0 a \u0661 2 x\n", "line 1: rank '\u0661' where 1 is due"),
+        ("t_1 Q0 a 1 1 x\nt_1 Q0 b 2 2 x\n", "line 2: 'b' is ranked below a lower score"),
+        ("t_1 Q0 b 1 1 x\nt_1 Q0 a 2 1 x\n", "line 2: 'a' is ranked below .* or a later id"),
+        (
+            "t_1 Q0 a 1 2 x\nt_2 Q0 a 1 2 x\nt_1 Q0 b 1 1 x\n",
+            "line 3: turn 't_1' goes on after another's lines",
+        ),
+    ],
+)
+def test_ranks_are_those_of_scores_in_one_block_a_turn(
+    tmp_path: Path, content: str, fault: str | None
+) -> None:
+    found = check_ranks(text(tmp_path, content))
+    assert found is None if fault is None else re.search(fault, str(found))
 
 
 def test_missing_and_damaged_files_are_user_errors(tmp_path: Path) -> None:
@@ -164,6 +201,8 @@ def test_qrels_and_references(tmp_path: Path) -> None:
     assert read_references(references) == {"c_1": ("a", "")}
     for content, message in [
         ("c_1 0 p one\n", "grade: 'one'.*line 1"),
+        ("c_1 0 p 1_0\n", "grade: '1_0'.*line 1"),
+        ("c_1 0 p \u0661\n", "grade: .*line 1"),
         ("c_1 0 p 1\nc_1 0 p 1\n", "twice.*line 2"),
         ("", "no judgement"),
     ]:

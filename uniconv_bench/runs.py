@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,6 +30,8 @@ DEPTH = 100
 """Most passages a turn that a run file may hold."""
 QUOTED = 40
 """Characters of a wrong number that are quoted."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+"""What other programs read as a number, too: `float` takes `1_0` and digits of any script."""
 
 
 def float32(score: float) -> float:
@@ -87,10 +90,7 @@ def read_run(path: Path) -> Run:
     rankings: dict[str, dict[str, float]] = {}
     for number, line in _lines(path):
         turn_id, _, passage_id, _, text, _ = _columns(line, 6, path, number)
-        try:
-            score = float32(float(text))
-        except ValueError:
-            score = math.nan
+        score = _score(text)
         if not math.isfinite(score):
             _refuse(f"field score: {text[:QUOTED]!r} is not a finite number", path, number)
         ranking = rankings.setdefault(turn_id, {})
@@ -108,14 +108,16 @@ def check_ranks(path: Path) -> str | None:
     Raises:
         UserError: a line of other columns.
     """
-    turn, due, above = "", 1, (math.inf, "")
+    turn, due, above, seen = "", 1, (math.inf, ""), set()
     for number, line in _lines(path):
         turn_id, _, passage_id, rank, text, _ = _columns(line, 6, path, number)
         if turn_id != turn:
+            if turn_id in seen:
+                return f"line {number}: turn {turn_id!r} goes on after another's lines"
             turn, due, above = turn_id, 1, (math.inf, "")
-        try:
-            score = float32(float(text))
-        except ValueError:
+            seen.add(turn_id)
+        score = _score(text)
+        if math.isnan(score):
             continue  # for `read_run` to refuse
         if rank != str(due):
             return f"line {number}: rank {rank!r} where {due} is due"
@@ -179,14 +181,12 @@ def read_qrels(path: Path) -> Qrels:
     qrels: Qrels = {}
     for number, line in _lines(path):
         turn_id, _, passage_id, text = _columns(line, 4, path, number)
-        try:
-            grade = int(text)
-        except ValueError:
-            _refuse(f"field grade: {text!r} is not a whole number", path, number)
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+            _refuse(f"field grade: {text[:QUOTED]!r} is not a whole number", path, number)
         grades = qrels.setdefault(turn_id, {})
         if passage_id in grades:
             _refuse(f"passage {passage_id!r} is judged twice for turn {turn_id!r}", path, number)
-        grades[passage_id] = grade
+        grades[passage_id] = int(text)
     if not qrels:
         raise UserError("no judgement in this file", where=path)
     return qrels
@@ -267,6 +267,11 @@ def _columns(line: str, count: int, path: Path, number: int) -> list[str]:
     if not all(columns):
         _refuse(f"column {columns.index('') + 1} is empty", path, number)
     return columns
+
+
+def _score(text: str) -> float:
+    """As float32; NaN if it is no number in plain digits."""
+    return float32(float(text)) if NUMBER.fullmatch(text) else math.nan
 
 
 def _string(row: Mapping[str, Any], name: str, path: Path, number: int) -> str:
