@@ -125,6 +125,10 @@ HOSTILE: dict[str, tuple[Do, str]] = {
         inside(ANSWERS, lambda s: s * 2),
         "more than the 12 lines that 12 turns need",
     ),
+    "more lines than passages": (
+        inside(RUN, lambda s: s + "x\n" * 1200),
+        "more than the 1,200 lines that 12 turns need",
+    ),
     "invalid UTF-8 in a run": (raw(RUN, gzip.compress(b"c0_1 Q0 \xff 1 1 x\n")), "valid UTF-8"),
     "invalid UTF-8 in answers": (raw(ANSWERS, gzip.compress(b'{"\xc3\x28"}\n')), "valid UTF-8"),
     # runs

@@ -64,15 +64,47 @@ def test_metadata_of_a_bundle_is_what_its_card_gives(bundle: Path) -> None:
     path = bundle / "toy.ir-metadata.yml"
     right = path.read_bytes()
     assert yaml.safe_load(right)["actor"]["name"] == "Ann O'Nym, B. Ob"
-    told = "'toy.ir-metadata.yml' is not what card and manifest give: pack the bundle again"
     bomb = b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
-    for wrong in (right.replace(b"Ann", b"Eve"), right + b"more: true\n", bomb, b"\xff", b""):
+    for wrong, field in (
+        (right.replace(b"Ann", b"Eve"), "actor.name"),
+        (right + b"more: true\n", "more"),
+        (right.replace(b"reported measures:", b"hits: all\n    measures:"), "research goal"),
+        (right.replace(b"- f1", b"- [f1]"), "research goal.evaluation.reported measures"),
+        (right.replace(b"- f1", b"- '<b>'"), "research goal.evaluation.reported measures"),
+        (right.replace(b"- f1", b"- f1\n    - best"), "research goal.evaluation.reported"),
+        (right.replace(b"tag: good-one", b"tag: other"), "tag"),
+        (right.replace(b"tag: good-one\n", b""), "tag"),
+        (bomb, "with an alias"),
+        (b"\xff", "of no YAML"),
+        (b"[" * 5000, "of no YAML"),
+        (b"", "tag"),
+    ):
+        assert wrong != right
         path.write_bytes(wrong)
         reseal(bundle, described=False)
-        assert check(bundle, TASKS) == [told]
+        (told,) = check(bundle, TASKS)
+        start = f"'toy.ir-metadata.yml' is not what card and manifest give (field '{field}"
+        assert told.startswith(start) and told.endswith("pack the bundle again")
     reseal(bundle)
     assert path.read_bytes() == right
     assert check(bundle, TASKS) == []
     path.unlink()
     reseal(bundle, described=False)
     assert check(bundle, TASKS) == ["toy.ir-metadata.yml is missing"]
+
+
+def test_metadata_of_another_version_holds_if_it_says_nothing_else(bundle: Path) -> None:
+    """Other names of measures and tests, another layout, a field that was not there yet."""
+    path = bundle / "toy.ir-metadata.yml"
+    found = yaml.safe_load(path.read_bytes())
+    found["schema-version"] = 0.2
+    goal = found["research goal"]["evaluation"]
+    goal["reported measures"] = [
+        "nDCG_3" if n == "ndcg_cut_3" else n for n in goal["reported measures"]
+    ]
+    goal["significance test"] = [{"name": "t test"}]
+    del found["method"]["score ties"]
+    path.write_text(yaml.safe_dump(found, default_flow_style=True))
+    assert "nDCG_3" in path.read_text()
+    reseal(bundle, described=False)
+    assert check(bundle, TASKS) == []

@@ -26,7 +26,7 @@ from uniconv_bench.conversation import Turn
 from uniconv_bench.definitions import computable
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import read_toml
-from uniconv_bench.irmetadata import ir_metadata
+from uniconv_bench.irmetadata import unfounded
 from uniconv_bench.metrics import PerTurn, metric_score
 from uniconv_bench.rescoring import LoadedTask, Tasks, rescore
 from uniconv_bench.runs import DEPTH, check_ranks, read_answers, read_objects
@@ -127,8 +127,10 @@ def _examine_task(
         )
         return
     metadata = folder / f"{name}{KINDS['metadata']}"
-    if metadata.read_bytes() != ir_metadata(card, name, task.digest, claim.scores).encode():
-        yield f"{metadata.name!r} is not what card and manifest give: pack the bundle again"
+    field = unfounded(metadata.read_bytes(), card, name, task.digest, claim.scores)
+    if field is not None:
+        what = f"{metadata.name!r} is not what card and manifest give (field {field!r})"
+        yield f"{what}: pack the bundle again"
     run, answers = scored_files(folder, name)
     turns = task.turns()
     wrong = [f"{name}: {fault}" for fault in _check_lines(len(turns), run, answers)]
