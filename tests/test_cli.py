@@ -910,5 +910,8 @@ def test_a_bundle_that_is_not_there(
     card.write_text("")
     for given in (absent, Path("my-sistem")):
         line = refused("submit", "check", given)
-        assert line == f"error: no such folder ({given}); did you mean 'my-system'?"
+        assert (
+            line
+            == f"error: no such folder ({given}); did you mean {card.parent.relative_to(tmp_path)}?"
+        )
     assert "a file" in refused("submit", "check", card)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bundling import TASKS, edit, load, reseal
+from bundling import TASK, TASKS, edit, load, reseal
 
 from uniconv_bench import bundles, examination
-from uniconv_bench.examination import LONGEST_LINE, check, examine
+from uniconv_bench.boardpage import report
+from uniconv_bench.examination import LONGEST_LINE, among_others, check, examine
 from uniconv_bench.rendering import csv_cell, escape_latex, escape_markdown
-from uniconv_bench.rescoring import Tasks
+from uniconv_bench.rescoring import NotAtHand, Tasks
+from uniconv_bench.runs import read_answers
 
 RUN, ANSWERS, SCORES = "toy.run.gz", "toy.answers.jsonl.gz", "toy.scores.jsonl.gz"
-OURS = Tasks(("toy", "toy2"), load, ("uniconv", "UniConv", "Gold passages"))
+TAKEN = ("uniconv", "UniConv", "Gold passages", "BM25", "MiniLM + LLM")
+OURS = Tasks(("toy", "toy2"), load, dict.fromkeys(TAKEN, "ours"))
 Do = Callable[[Path], object]
 
 
@@ -228,8 +233,35 @@ HOSTILE: dict[str, tuple[Do, str]] = {
     "the name of ours": (title("UniConv"), "the name of another system"),
     "the name of ours, by case": (title("UNICONV"), "the name of another system"),
     "the name of ours, by blanks": (title(" Uni Conv "), "the name of another system"),
-    "the name of ours, by Unicode form": (title("ＵｎｉConv"), "the name of another"),
-    "the name of ours, by lookalikes": (title("Uni\\u0421onv"), "mixes letters"),
+    "the name of ours, by Unicode form": (title("ＵｎｉConv"), "neither printable ASCII"),
+    "the name of ours, by Cyrillic": (title("\\u0412\\u041c25"), "neither printable ASCII"),
+    "the name of ours, by Cherokee": (title("\\u13f4M25"), "neither printable ASCII"),
+    "the name of ours, by small capitals": (title("Uni\\u1d04onv"), "neither printable ASCII"),
+    "the name of ours, by a dotless i": (title("Un\\u0131Conv"), "neither printable ASCII"),
+    "the name of ours, by a variation": (title("UniConv\\ufe0f"), "neither printable ASCII"),
+    "the name of ours, by a joiner": (title("Uni\\u034fConv"), "neither printable ASCII"),
+    "the name of ours, by a filler": (title("UniConv\\u3164"), "neither printable ASCII"),
+    "the name of ours, by an old filler": (title("UniConv\\u115f"), "neither printable ASCII"),
+    "the name of ours, by blank Braille": (title("UniConv\\u2800"), "neither printable ASCII"),
+    "the name of ours, by a line end": (title("Uni\\nConv"), "neither printable ASCII"),
+    "the name of ours, by a nought": (title("UniC0nv"), "the name of another system, ours"),
+    "the name of ours, by a one": (title("Un1Conv"), "the name of another system, ours"),
+    "the name of ours, by a capital I": (title("MinlLM + LLM"), "the name of another system"),
+    "the name of ours, by two letters": (title("MiniLRN + LLM"), "the name of another system"),
+    "the name of ours, by a five": (title("BM2S"), "the name of another system, ours"),
+    "the name of ours, by accents": (title("\u00dcniConv"), "the name of another system, ours"),
+    "the name of ours, by a full stop": (title("UniConv."), "the name of another system, ours"),
+    "no name at all": (title("..."), "holds no letter and no digit"),
+    "the template's title": (title("My system"), "field title: as on the card to fill in"),
+    "the template's author": (card("B. Ob", "B. Researcher"), "is of the card to fill in"),
+    "the template's address": (
+        card("https://example.org/code", "https://example.org/my-system"),
+        "field code: as on the card to fill in",
+    ),
+    "weights that are code": (
+        card("trained_on", 'weights = "javascript:alert(1)"\ntrained_on'),
+        "field weights: 'javascript:alert(1)' is not a plain https address",
+    ),
     "text not in NFC": (title("cafe\\u0301"), "not in Unicode's form NFC"),
     "another's folder": (card("good-one", "other-one"), "the card's name is 'other-one'"),
     "a card of bytes": (lambda b: (b / "card.toml").write_bytes(b"\xff\xfe\0"), "not valid TOML"),
@@ -256,23 +288,116 @@ def test_it_is_caught_in_a_clear_line(
     assert sorted(bundle.parent.rglob("*")) == around
 
 
-def test_there_are_as_many_cases_as_promised() -> None:
-    assert len(HOSTILE) >= 60
+def test_a_title_may_have_accents(bundle: Path) -> None:
+    title("Modèle de Lódź")(bundle)
+    assert check(bundle, OURS) == []
 
 
+def test_a_line_for_everything(bundle: Path) -> None:
+    title("<>")(bundle)
+    for name in ("a.sh", "b.sh"):
+        extra(name)(bundle)
+    (bundle / "loop").symlink_to(bundle)
+    problems = check(bundle, OURS)
+    assert [p.partition(";")[0] for p in problems] == [
+        "'loop' is a symbolic link",
+        "card field title: holds no letter and no digit",
+        "card field title: '<' is markup",
+        "unknown file 'a.sh'",
+        "unknown file 'b.sh'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "touched",
+    [
+        lambda text: text,
+        lambda text: f"{text}.",
+        lambda text: text.upper(),
+        lambda text: text.replace(" ", "  "),
+    ],
+)
 def test_references_given_as_answers_are_flagged_not_refused(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, touched: Callable[[str], str]
 ) -> None:
     assert examine(bundle, TASKS).flags == []  # references of four words may be met by chance
-    monkeypatch.setattr(examination, "WORDS", 4)
-    found = examine(bundle, TASKS)
-    assert found.problems == []
-    assert found.flags == [
-        "toy: 4 of 12 answers are references of 4 words or more, word for word, "
+    answers = {t.turn_id: touched(t.references[0]) for t in TASK.turns()}
+
+    def copy(share: float) -> Do:
+        def answered(line: str) -> str:
+            row = json.loads(line)
+            copied = list(answers).index(row["turn_id"]) < share * len(answers)
+            row["answer"] = answers[row["turn_id"]] if copied else "no"
+            return json.dumps(row) + "\n"
+
+        return inside(ANSWERS, lambda text: "".join(map(answered, text.splitlines())))
+
+    def flags(share: float) -> list[str]:
+        copy(share)(bundle)
+        said = read_answers(bundle / ANSWERS)
+        return [*examination._copied("toy", TASK.turns(), said)]
+
+    assert flags(0.5) == []
+    assert flags(0.75) == [
+        "toy: 9 of 12 answers are references, word for word, first of turn 'c0_1'"
+    ]
+    monkeypatch.setattr(examination, "COPIED", {4: 0.2})
+    assert flags(0.1) == []
+    assert flags(0.25) == [
+        "toy: 3 of 12 answers are references of 4 words or more, word for word, "
         "first of turn 'c0_1'"
     ]
-    monkeypatch.setattr(examination, "COPIED", 0.5)
-    assert examine(bundle, TASKS).flags == []
+
+
+def test_scores_of_other_turns_and_metrics_are_not_kept(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filler = '{"turn_id": "%s", "f1": 1.0, "more": [' + "[], " * 10_000 + "[]]}\n"
+    inside(SCORES, lambda text: text + filler % "x")(bundle)
+    (problem,) = check(bundle, TASKS)
+    assert problem == f"toy: {SCORES!r} has more than the 12 lines that 12 turns need"
+    inside(SCORES, lambda text: "".join(filler % f"c{c}_{n}" for c in range(4) for n in (1, 2, 3)))(
+        bundle
+    )
+    claims = examination._claims(bundle / SCORES, {"c0_1"}, {"f1"})
+    assert claims == {"c0_1": {"f1": 1.0}}
+
+
+def test_a_bundle_too_large_for_this_machine_has_its_line(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(examination, "read_manifest", full)
+    assert check(bundle, TASKS) == ["needs more memory to be looked at than there is"]
+
+
+def test_data_that_is_not_at_hand_is_no_fault_of_a_bundle(bundle: Path) -> None:
+    def absent(name: str, profile: str) -> None:
+        raise NotAtHand(f"no {profile} data of {name} is prepared", mend="prepare it")
+
+    found = examine(bundle, Tasks(("toy",), absent))  # type: ignore[arg-type]
+    assert found.problems == [] and found.scores == {}
+    assert found.lacking == ["no sample data of toy is prepared; prepare it"]
+    assert report(found) == "- Not looked at: no sample data of toy is prepared; prepare it\n"
+
+
+def test_a_bundle_may_not_be_called_as_the_one_beside_it(bundle: Path) -> None:
+    other = bundle.parent / "goodone"
+    shutil.copytree(bundle, other)
+    assert check(bundle, among_others(bundle, TASKS)) == [
+        "card field name: 'good-one' is the name of another system, submission 'goodone'",
+        "card field title: 'A good one' is the name of another system, submission 'goodone'",
+    ]
+    (other / "card.toml").write_text("[" * 100_000)  # its own fault, and no one else's
+    edit_title = title("G00d one")
+    edit_title(bundle)
+    assert check(bundle, among_others(bundle, TASKS))[1:] == [
+        "card field title: 'G00d one' is the name of another system, submission 'goodone'"
+    ]
+    shutil.rmtree(other)
+    assert check(bundle, among_others(bundle, TASKS)) == []
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx"])

@@ -12,13 +12,15 @@ from bundling import CARD, TASK, TASKS, FakeTask, files, reseal
 from evidence import put, steady
 from test_records import make_record, make_score
 
-from uniconv_bench import definitions
+from uniconv_bench import definitions, examination
+from uniconv_bench.cards import Reported
 from uniconv_bench.errors import UserError
-from uniconv_bench.examination import examine
+from uniconv_bench.examination import check, examine
 from uniconv_bench.leaderboard import build
 from uniconv_bench.metrics import metric_score
 from uniconv_bench.records import ResultRecord, Score, record_path, write_record
-from uniconv_bench.rescoring import Tasks, rescore
+from uniconv_bench.rendering import escape_markdown
+from uniconv_bench.rescoring import NotAtHand, Tasks, rescore
 from uniconv_bench.submission import pack
 
 
@@ -119,16 +121,137 @@ def test_two_submissions_do_not_share_a_title(bundle: Path, tmp_path: Path) -> N
     card.write_text(card.read_text().replace("good-one", "later").replace("A good", "A GOOD"))
     reseal(copy)
     built = build(root, TASKS, nothing)
-    assert built.refused == {
-        "later": ["card field title: 'A GOOD one' is the name of another system"]
-    }
+    message = "card field title: 'A GOOD one' is the name of another system, submission 'good-one'"
+    assert built.refused == {"later": [message]}
+
+
+@pytest.mark.parametrize("called", ["A good one", "Good-One"])
+def test_a_newcomer_takes_nobodys_place(bundle: Path, tmp_path: Path, called: str) -> None:
+    """Whatever its folder is called: who stands on the page was there first."""
+    root = make_root(tmp_path, bundle)
+    build(root, TASKS, nothing)
+    early = root / "leaderboards" / "submissions" / "aaa"
+    shutil.copytree(bundle, early)
+    card = early / "card.toml"
+    named = card.read_text().replace("good-one", "aaa").replace("A good one", called)
+    card.write_text(named.replace("2026-02-03", "2020-01-01"))
+    reseal(early)
+    assert check(early, TASKS) == []
+    built = build(root, TASKS, nothing)
+    assert list(built.refused) == ["aaa"] and "submission 'good-one'" in built.refused["aaa"][0]
+    assert "](submissions/good-one)" in built.pages[0].read_text()
+    assert "](submissions/aaa)" not in built.pages[0].read_text()
+
+
+def test_a_profile_whose_data_is_not_at_hand_keeps_its_page(bundle: Path, tmp_path: Path) -> None:
+    root = make_root(tmp_path, bundle)
+    full = make_record("toy", "big", profile="full")
+    write_record(full, record_path(root / "results", full))
+    mini = root / "leaderboards" / "submissions" / "small"
+    shutil.copytree(bundle, mini)
+    card = mini / "card.toml"
+    text = card.read_text().replace("good-one", "small").replace("A good one", "Small")
+    card.write_text(text.replace('"sample"', '"mini"'))
+    reseal(mini)
+
+    def load(name: str, profile: str) -> FakeTask:
+        if profile != "sample":
+            raise NotAtHand(f"no {profile} data", mend="prepare it")
+        return FakeTask(name)
+
+    for name in ("mini", "full"):
+        (root / "leaderboards" / f"{name}.md").write_text("as it was")
+    built = build(root, Tasks(TASKS.names, load), nothing)
+    assert [path.name for path in built.pages] == ["sample.md"] and not built.gone
+    assert built.kept == {p: f"no {p} data; prepare it" for p in ("full", "mini")}
+    assert [board.profile for board in built.boards] == ["sample"]
+    for name in ("mini", "full"):
+        assert (root / "leaderboards" / f"{name}.md").read_text() == "as it was"
+
+
+def test_a_page_goes_with_the_last_that_stood_on_it(bundle: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    submitted = root / "leaderboards" / "submissions" / bundle.name
+    shutil.copytree(bundle, submitted)
+    (page,) = build(root, TASKS, nothing).pages
+    (submitted / "stray").write_text("x")
+    built = build(root, TASKS, nothing)
+    assert list(built.refused) == [bundle.name]
+    assert built.gone == [page] and not page.exists()
+
+
+def test_an_entry_says_what_is_known_of_it(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examination, "COPIED", {0: 0.1})
+    root = make_root(tmp_path, bundle)
+    record = make_record(
+        "toy",
+        "trained",
+        adapters={"both": "0" * 64},
+        settings={"adapters": {"both": {"tasks": ["toy2", "toy"]}, "other": {"tasks": ["x"]}}},
+    )
+    data = record.task.model_copy(update={"data_digest": TASK.digest})
+    write_record(record.model_copy(update={"task": data}), record_path(root / "results", record))
+    built = build(root, TASKS, nothing)
+    entries = {entry.name: entry for entry in built.boards[0].entries}
+    theirs, ours = entries["good-one"], entries["trained"]
+    assert theirs.open_weights is False and ours.open_weights is True
+    assert ours.trained_on == ["toy", "toy2"] and list(entries["uniconv"].trained_on) == []
+    (flag,) = theirs.flags
+    assert built.flagged == {"good-one": [flag]} and "references, word for word" in flag
+    assert f"*Flagged: {escape_markdown(flag)}.*" in built.pages[0].read_text()
+
+
+@pytest.mark.parametrize(
+    ("retriever", "bound"),
+    [
+        ({"kind": "gold"}, True),
+        ({"kind": "bm25", "query": "rewrite"}, True),
+        ({"kind": "bm25", "query": "session"}, False),
+        ("mine:Own", False),
+    ],
+)
+def test_what_nobody_has_at_test_time_has_no_rank(
+    tmp_path: Path, retriever: object, bound: bool
+) -> None:
+    root = make_root(tmp_path, None)
+    record = make_record("toy", "given", settings={"retriever": retriever})
+    data = record.task.model_copy(update={"data_digest": TASK.digest})
+    write_record(record.model_copy(update={"task": data}), record_path(root / "results", record))
+    board = build(root, TASKS, nothing).boards[0]
+    rows = [row for table in board.rankings for row in table.rows if row.entry.name == "given"]
+    assert rows and all((row.rank is None) is bound for row in rows if row.scores)
+
+
+def test_printed_figures_stand_at_full_alone_as_fractions(tmp_path: Path) -> None:
+    root = make_root(tmp_path, None)
+    full = make_record("toy", "big", profile="full")
+    data = full.task.model_copy(update={"data_digest": TASK.digest})
+    write_record(full.model_copy(update={"task": data}), record_path(root / "results", full))
+
+    where = {"system": "X", "source": "elsewhere", "kind": "paper"}
+    figures = (
+        Reported(metric="f1", value=35.5, scale="percent", **where),
+        Reported(metric="mrr", value=0.2, scale="fraction", **where),
+    )
+
+    class Printed(FakeTask):
+        card = TASK.card.model_copy(update={"reported": figures})
+
+    tasks = Tasks(TASKS.names, lambda name, profile: Printed(name))
+    boards = {board.profile: board for board in build(root, tasks, nothing).boards}
+    (entry,) = [e for e in boards["full"].entries if e.source == "published"]
+    assert entry.reported == {"toy": {"f1": 0.355, "mrr": 0.2}}
+    assert {e.source for e in boards["sample"].entries} == {"ours"}
+    assert "*35.5*" in (root / "leaderboards" / "full.md").read_text()
 
 
 def own_record(folder: Path, **scores: Score) -> tuple[ResultRecord, dict[str, Path]]:
     """A record of the scores that its files give, or of others, and these files."""
     made = files(folder, hits=6)
     made["run"].write_text(made["run"].read_text().partition("c3_1")[0])  # a turn not ranked
-    given, problems = rescore(TASK, made["run"], made["answers"], whole=False)
+    given, problems, _ = rescore(TASK, made["run"], made["answers"], whole=False)
     assert not problems
     right = {metric: metric_score(metric, values) for metric, values in given.items()}
     record = make_record("toy", "own", tuple({**right, **scores}.values()))
@@ -148,7 +271,7 @@ def test_a_metric_that_cannot_be_computed_here_stops_a_rescoring(
     monkeypatch.setattr(definitions, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs spacy.*pip install 'uniconv-bench\[inscit\]'"):
         rescore(Inscit(), made["run"], made["answers"])
-    scores, problems = rescore(Inscit(), made["run"], None)
+    scores, problems, _ = rescore(Inscit(), made["run"], None)
     assert list(scores) == ["mrr"] and not problems
 
 
@@ -160,7 +283,7 @@ def test_a_page_is_made_without_the_package_of_one_metric(
     class Inscit(FakeTask):
         card = TASK.card.model_copy(update={"metrics": ("mrr", "f1", "f1_inscit")})
 
-    tasks = Tasks(("toy",), lambda name, profile: Inscit(), ["Own"])
+    tasks = Tasks(("toy",), lambda name, profile: Inscit(), {"Own": "ours"})
     monkeypatch.setitem(
         definitions.GENERATION,
         "f1_inscit",

@@ -76,8 +76,10 @@ def report(found: Examination) -> str:
         for task, by_metric in found.scores.items()
         for name, score in ((name, metric_score(name, v)) for name, v in by_metric.items())
     ]
-    flags = "".join(f"- Flagged: {escape_markdown(flag)}\n" for flag in found.flags)
-    return f"{markdown_rows(rows)}\n\n{flags}"
+    lines = [f"Flagged: {flag}" for flag in found.flags]
+    lines += [f"Not looked at: {reason}" for reason in found.lacking]
+    told = "".join(f"- {escape_markdown(line)}\n" for line in lines)
+    return f"{markdown_rows(rows)}\n\n{told}" if rows else told
 
 
 def source_of(row: Row) -> str:
@@ -119,7 +121,8 @@ def _cell(row: Row, metric: str) -> str:
 
 
 def _about(entry: Entry, card: SubmissionCard) -> str:
-    facts = [escape_markdown(", ".join(card.authors)), card.date]
+    files = f"[files](submissions/{card.name})"  # by it a page tells who was on it first
+    facts = [files, escape_markdown(", ".join(card.authors)), card.date]
     if card.backbone:
         size = f", {card.parameters:,} parameters" if card.parameters else ""
         facts.append(f"backbone {escape_markdown(card.backbone)}{size}")

@@ -9,14 +9,15 @@ import gzip
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from uniconv_bench.cards import SubmissionCard
+from uniconv_bench.cards import SubmissionCard, parse_card
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import canonical_json, digest_of_file, read_json
+from uniconv_bench.files import canonical_json, digest_of_file, read_json, read_toml
 
 CARD, MANIFEST = "card.toml", "manifest.json"
 KINDS = {"run": ".run.gz", "answers": ".answers.jsonl.gz", "scores": ".scores.jsonl.gz"}
@@ -52,6 +53,26 @@ class Manifest(_Strict):
     tasks: dict[str, Claim]
 
 
+def names_beside(folder: Path) -> dict[str, str]:
+    """Name or title of another bundle in the same folder -> whose it is."""
+    found = {}
+    for path in sorted(folder.resolve().parent.glob("[!.]*/")):
+        if path.is_symlink() or path == folder.resolve():
+            continue
+        found[path.name] = owner = f"submission {path.name!r}"
+        with suppress(UserError, OSError, RecursionError):  # its own check tells of these
+            if is_readable(path / CARD):
+                found[parse_card(SubmissionCard, read_toml(path / CARD), path).title] = owner
+    return found
+
+
+def is_readable(path: Path) -> bool:
+    """Whether a file may be opened: a plain one, and a text no larger than any need be."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    return path.suffix == ".gz" or path.stat().st_size <= LARGEST_TEXT
+
+
 def scored_files(folder: Path, task: str) -> tuple[Path | None, Path | None]:
     """The run and the answer file of a task that a bundle holds."""
     run, answers = (folder / f"{task}{KINDS[kind]}" for kind in ("run", "answers"))
@@ -70,7 +91,7 @@ def check_folder(folder: Path) -> Iterator[str]:
             yield f"{path.name!r} is a symbolic link; put the file itself into the bundle"
         elif not path.is_file():
             yield f"{path.name!r} is not a plain file"
-        elif path.suffix != ".gz" and path.stat().st_size > LARGEST_TEXT:
+        elif not is_readable(path):
             yield f"{path.name!r} is larger than {LARGEST_TEXT >> 20} MiB"
     for needed in (CARD, MANIFEST):
         if needed not in names:
@@ -91,7 +112,9 @@ def read_manifest(path: Path) -> Manifest:
 def check_files(folder: Path, card: SubmissionCard, manifest: Manifest) -> Iterator[str]:
     """What is wrong between card, manifest and files, none of which is read for its content."""
     allowed = {CARD, *(f"{task}{end}" for task in card.tasks for end in KINDS.values())}
-    present = {path.name for path in folder.iterdir()} - {MANIFEST}
+    names = {path.name for path in folder.iterdir()}
+    readable = {name for name in names if is_readable(folder / name)}
+    present = readable - {MANIFEST}
     for name in sorted(set(manifest.files) - allowed):
         plain = name not in ("", ".", "..") and not re.search(r"[/\\\0]", name)
         yield f"manifest names {name!r}, " + (
@@ -102,8 +125,10 @@ def check_files(folder: Path, card: SubmissionCard, manifest: Manifest) -> Itera
     for name in sorted(present & allowed - set(manifest.files)):
         yield f"{name!r} is not in the manifest"
     for name in sorted(allowed & set(manifest.files)):
-        if name not in present:
+        if name not in names:
             yield f"{name!r} is in the manifest but not in the bundle"
+        elif name not in readable:
+            continue  # of which `check_folder` has told
         elif digest_of_file(folder / name) != manifest.files[name]:
             yield f"{name!r} is not the file that the manifest names (sha256 differs)"
         elif name.endswith(".gz"):
@@ -114,9 +139,9 @@ def check_files(folder: Path, card: SubmissionCard, manifest: Manifest) -> Itera
             f"the card {', '.join(sorted(card.tasks))}"
         )
     for task in card.tasks:
-        if not {f"{task}{KINDS[kind]}" for kind in ("run", "answers")} & present:
+        if not {f"{task}{KINDS[kind]}" for kind in ("run", "answers")} & names:
             yield f"{task}: neither a run nor answers"
-        if f"{task}{KINDS['metadata']}" not in present:
+        if f"{task}{KINDS['metadata']}" not in names:
             yield f"{task}{KINDS['metadata']} is missing"
 
 

@@ -63,12 +63,15 @@ def lacks_memory(error: BaseException) -> bool:
     )
 
 
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The names, two at most, that may have been meant."""
+    return difflib.get_close_matches(name.lower(), sorted(known), n=2, cutoff=0.5)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not in a list, with the nearest known names."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name.lower(), names, n=2, cutoff=0.5)
-    if near:
+    if near := nearest(name, known := sorted(known)):
         mend = "did you mean " + " or ".join(repr(n) for n in near) + "?"
     else:
-        mend = "known: " + ", ".join(names)
+        mend = "known: " + ", ".join(known)
     return UserError(f"unknown {kind} {name!r}", mend=mend)

@@ -5,8 +5,8 @@ Trusts nothing in it: every score is computed again from its run and answer file
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,31 @@ from uniconv_bench.bundles import (
     CARD,
     KINDS,
     MANIFEST,
-    Claim,
+    Manifest,
     check_files,
     check_folder,
+    is_readable,
+    names_beside,
     read_manifest,
     scored_files,
     unpacked,
 )
 from uniconv_bench.cards import SubmissionCard, parse_card
 from uniconv_bench.conversation import Turn
-from uniconv_bench.definitions import computable
+from uniconv_bench.definitions import computable, normalise
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import read_toml
 from uniconv_bench.irmetadata import unfounded
 from uniconv_bench.metrics import PerTurn, metric_score
-from uniconv_bench.rescoring import LoadedTask, Tasks, rescore
-from uniconv_bench.runs import DEPTH, check_ranks, read_answers, read_objects
+from uniconv_bench.rescoring import LoadedTask, NotAtHand, Tasks, rescore
+from uniconv_bench.runs import DEPTH, check_ranks, read_objects
 from uniconv_bench.submission_cards import check_card
+from uniconv_bench.system import Answer
 
-COPIED, WORDS = 0.2, 8
-"""From what share of verbatim references a submission is flagged, of those with so many words."""
+COPIED = {8: 0.2, 0: 0.7}
+"""Words that a reference has at least -> the share of them in answers from which it is flagged.
+
+A system may well find short answers word for word, long ones hardly ever."""
 TOLERANCE = 1e-9
 """How far a claimed score may be from the recomputed one."""
 LONGEST_ANSWER = 20_000
@@ -58,7 +63,8 @@ class Examination:
         card: if it could be read.
         scores: task -> metric -> turn -> recomputed value.
         flags: what breaks no rule, and yet a maintainer should look at.
-        lacking: why a metric could not be computed here, so that nothing is said of its claim.
+        lacking: why a task could not be scored here, or a metric not computed, so that nothing is
+            said of its claim.
     """
 
     problems: list[str]
@@ -66,6 +72,11 @@ class Examination:
     scores: dict[str, dict[str, PerTurn]] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
+
+
+def among_others(folder: Path, tasks: Tasks) -> Tasks:
+    """Tasks that know what the bundles beside one are called, so that it may not be called so."""
+    return replace(tasks, taken={**names_beside(folder), **tasks.taken})
 
 
 def examine(folder: Path, tasks: Tasks) -> Examination:
@@ -76,6 +87,8 @@ def examine(folder: Path, tasks: Tasks) -> Examination:
         found = Examination([f"{error.filename or folder}: {error.strerror or error}"])
     except UserError as error:
         found = Examination([str(error)])
+    except MemoryError:
+        found = Examination(["needs more memory to be looked at than there is"])
     told = [_line(problem) for problem in found.problems[:MOST_PROBLEMS]]
     if len(found.problems) > len(told):
         told.append(f"and {len(found.problems) - len(told)} more problems")
@@ -91,39 +104,42 @@ def _line(problem: str) -> str:
 
 def _examine(folder: Path, tasks: Tasks) -> Examination:
     problems = list(check_folder(folder))
-    if problems:
+    if not all(is_readable(folder / name) for name in (CARD, MANIFEST)):
         return Examination(problems)
     try:
         card = parse_card(SubmissionCard, read_toml(folder / CARD), folder / CARD)
+        problems += check_card(card, folder.resolve().name, tasks)
         manifest = read_manifest(folder / MANIFEST)
+        problems += check_files(folder, card, manifest)
+    except UserError as error:
+        return Examination([*problems, str(error)])
     except RecursionError:
-        return Examination([f"{CARD} or {MANIFEST} is nested too deep"])
-    problems = [
-        *check_card(card, folder.resolve().name, tasks),
-        *check_files(folder, card, manifest),
-    ]
+        return Examination([*problems, f"{CARD} or {MANIFEST} is nested too deep"])
     found = Examination(problems, card)
     if problems:
         return found
     for name in card.tasks:
         try:
             task = tasks.load(name, card.profile)
+        except NotAtHand as error:
+            found.lacking.append(str(error))
+            continue
         except UserError as error:
             problems.append(str(error))
             continue
-        claim = manifest.tasks[name]
-        problems += _examine_task(folder, card, task, claim, found)
+        problems += _examine_task(folder, card, task, manifest, found)
     return found
 
 
 def _examine_task(
-    folder: Path, card: SubmissionCard, task: LoadedTask, claim: Claim, found: Examination
+    folder: Path, card: SubmissionCard, task: LoadedTask, manifest: Manifest, found: Examination
 ) -> Iterator[str]:
     name = task.card.name
+    claim, package = manifest.tasks[name], manifest.package
     if claim.data_digest != task.digest:
         yield (
             f"{name}: made for other data (digest {claim.data_digest[:12]!r}, "
-            f"this version has {task.digest[:12]!r})"
+            f"this version has {task.digest[:12]!r}); it was packed by version {package[:20]!r}"
         )
         return
     metadata = folder / f"{name}{KINDS['metadata']}"
@@ -133,32 +149,33 @@ def _examine_task(
         yield f"{what}: pack the bundle again"
     run, answers = scored_files(folder, name)
     turns = task.turns()
-    wrong = [f"{name}: {fault}" for fault in _check_lines(len(turns), run, answers)]
-    if not wrong:
-        names = computable(task.card.metrics, found.lacking.append if answers else None)
-        found.scores[name], wrong = rescore(task, run, answers, names=names)
-    wrong = wrong or [f"{name}: {fault}" for fault in _check_rows(run, answers)]
+    scores = folder / f"{name}{KINDS['scores']}"
+    wrong = [f"{name}: {fault}" for fault in _check_lines(len(turns), run, answers, scores)]
     if wrong:
+        yield from wrong
+        return
+    names = computable(task.card.metrics, found.lacking.append if answers else None)
+    found.scores[name], wrong, said = rescore(task, run, answers, names=names)
+    if wrong := wrong or [f"{name}: {fault}" for fault in _check_rows(run, said)]:
         yield from wrong
         return
     unknown = set(task.card.metrics) - set(names)
     claimed = {metric: mean for metric, mean in claim.scores.items() if metric not in unknown}
-    yield from _compare(folder, name, claimed, found.scores[name])
-    if answers:
-        found.flags += _copied(name, turns, answers)
+    yield from _compare(scores, name, claimed, found.scores[name])
+    found.flags += _copied(name, turns, said)
 
 
-def _check_lines(turns: int, run: Path | None, answers: Path | None) -> Iterator[str]:
+def _check_lines(turns: int, run: Path | None, answers: Path | None, scores: Path) -> Iterator[str]:
     """Files of more lines than a task can need are not read into memory."""
-    for path, most in ((run, turns * DEPTH), (answers, turns)):
-        if path and unpacked(path).lines > most:
+    for path, most in ((run, turns * DEPTH), (answers, turns), (scores, turns)):
+        if path and path.exists() and unpacked(path).lines > most:
             yield f"{path.name!r} has more than the {most:,} lines that {turns:,} turns need"
 
 
-def _check_rows(run: Path | None, answers: Path | None) -> Iterator[str]:
+def _check_rows(run: Path | None, said: Mapping[str, Answer]) -> Iterator[str]:
     if run and (fault := check_ranks(run)):
         yield fault
-    for answer in read_answers(answers).values() if answers else ():
+    for answer in said.values():
         if len(answer.text) > LONGEST_ANSWER:
             yield (
                 f"the answer of turn {answer.turn_id!r} has {len(answer.text):,} characters, "
@@ -167,24 +184,28 @@ def _check_rows(run: Path | None, answers: Path | None) -> Iterator[str]:
             return
 
 
-def _copied(name: str, turns: Sequence[Turn], answers: Path) -> Iterator[str]:
-    """Long references given as answers word for word: by chance some are, not a fifth of them."""
-    said = read_answers(answers)
-    long = {
-        turn.turn_id: [text for text in turn.references if len(text.split()) >= WORDS]
-        for turn in turns
-    }
-    judged = [turn_id for turn_id, texts in long.items() if texts]
-    same = [t for t in judged if t in said and said[t].text.strip() in map(str.strip, long[t])]
-    if judged and len(same) >= COPIED * len(judged):
-        yield (
-            f"{name}: {len(same)} of {len(judged)} answers are references of {WORDS} words or "
-            f"more, word for word, first of turn {same[0]!r}"
-        )
+def _copied(name: str, turns: Sequence[Turn], said: Mapping[str, Answer]) -> Iterator[str]:
+    """References given as answers, word for word as F1 sees words, more often than by chance."""
+    told = {turn_id: normalise(answer.text) for turn_id, answer in said.items()}
+    for words, share in COPIED.items():
+        own = {
+            turn.turn_id: {normalise(t) for t in turn.references if len(t.split()) >= words}
+            for turn in turns
+            if turn.turn_id in told
+        }
+        judged = [turn_id for turn_id, texts in own.items() if texts]
+        same = [turn_id for turn_id in judged if told[turn_id] in own[turn_id]]
+        if judged and len(same) >= share * len(judged):
+            long = f" of {words} words or more" if words else ""
+            yield (
+                f"{name}: {len(same)} of {len(judged)} answers are references{long}, "
+                f"word for word, first of turn {same[0]!r}"
+            )
+            return
 
 
 def _compare(
-    folder: Path, name: str, claimed: Mapping[str, float], recomputed: Mapping[str, PerTurn]
+    path: Path, name: str, claimed: Mapping[str, float], recomputed: Mapping[str, PerTurn]
 ) -> Iterator[str]:
     """Claimed against recomputed scores: the first turn that differs, else the mean."""
     if set(claimed) != set(recomputed):
@@ -193,10 +214,9 @@ def _compare(
             f"{', '.join(sorted(recomputed)) or 'nothing'}"
         )
         return
-    path = folder / f"{name}{KINDS['scores']}"
+    turn_ids = {turn_id for values in recomputed.values() for turn_id in values}
     try:
-        claims = read_objects(path) if path.exists() else ()
-        rows = {row["turn_id"]: row for _, row in claims if isinstance(row.get("turn_id"), str)}
+        rows = _claims(path, turn_ids, recomputed) if path.exists() else {}
     except UserError as error:
         yield f"{name}: {error}"
         return
@@ -211,8 +231,26 @@ def _compare(
             yield f"{name} {metric}: claims a mean of {claimed[metric]!r}, it is {mean!r}"
 
 
-def _close(claimed: Any, value: float) -> bool:
-    # Comparing holds for whole numbers beyond any float, too; subtracting does not.
+def _claims(
+    path: Path, turn_ids: Collection[str], metrics: Collection[str]
+) -> dict[str, dict[str, float | None]]:
+    """Turn -> metric -> claimed score; what else the rows hold is not kept."""
+    found: dict[str, dict[str, float | None]] = {}
+    for _, row in read_objects(path):
+        turn_id = row.get("turn_id")
+        if isinstance(turn_id, str) and turn_id in turn_ids:
+            found[turn_id] = {metric: _number(row.get(metric)) for metric in metrics}
+    return found
+
+
+def _number(claimed: Any) -> float | None:
     if isinstance(claimed, bool) or not isinstance(claimed, (int, float)):
-        return False
-    return value - TOLERANCE <= claimed <= value + TOLERANCE
+        return None
+    try:
+        return float(claimed)
+    except OverflowError:  # a whole number beyond any float
+        return None
+
+
+def _close(claimed: float | None, value: float) -> bool:
+    return claimed is not None and abs(claimed - value) <= TOLERANCE

@@ -6,9 +6,11 @@ Knows no task by name: `Tasks` hands them in. `examination` holds what is done w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import get_args
 
 from uniconv_bench.boardpage import page
 from uniconv_bench.bundles import scored_files
@@ -20,11 +22,13 @@ from uniconv_bench.files import atomic_write
 from uniconv_bench.metrics import metric_score
 from uniconv_bench.ranking import Entry, Ranking, rankings
 from uniconv_bench.records import ResultRecord, Score, read_records
-from uniconv_bench.rescoring import LoadedTask, Tasks, rescore
+from uniconv_bench.rescoring import LoadedTask, NotAtHand, Tasks, rescore
 from uniconv_bench.turnscores import scores_at_hand
 
 Outputs = Callable[[ResultRecord], Mapping[str, Path]]
 """A record -> the `run` and `answers` that it was made from; those that are still there."""
+SHOWN = re.compile(r"\]\(submissions/([a-z0-9-]+)\)")
+"""A bundle that a page names; no text of a card can hold the brackets."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Built:
     Attributes:
         boards: by profile.
         pages: the files written.
+        kept: profile -> what is not at hand to build it, so that its page stays as it was.
+        gone: pages of profiles that nothing is left on.
         refused: name of a bundle -> what is wrong with it, a line each.
         flagged: name of a bundle that is published -> what a maintainer should look at.
         skipped: plain files among the submissions, which are none.
@@ -65,6 +71,8 @@ class Built:
 
     boards: list[Board] = field(default_factory=list)
     pages: list[Path] = field(default_factory=list)
+    kept: dict[Profile, str] = field(default_factory=dict)
+    gone: list[Path] = field(default_factory=list)
     refused: dict[str, list[str]] = field(default_factory=dict)
     flagged: dict[str, list[str]] = field(default_factory=dict)
     skipped: list[Path] = field(default_factory=list)
@@ -77,7 +85,8 @@ def build(
 ) -> Built:
     """Rescores what there are files of and writes `leaderboards/<profile>.md`.
 
-    A bundle that `check` refuses stays off the page; the others do not wait for it.
+    A bundle that `check` refuses stays off the page; the others do not wait for it. Nor do profiles
+    wait for one whose data is not at hand.
 
     Args:
         root: folder with `leaderboards/submissions/` and `results/`.
@@ -89,25 +98,36 @@ def build(
         UserError: one of our records is limited, stale or not what its files give.
     """
     built = Built()
-    entries: dict[Profile, list[Entry]] = {}
-    for profile, entry in _own_entries(root / "results", tasks, outputs, sizes or {}, built):
-        entries.setdefault(profile, []).append(entry)
-    for card, found in _submitted(root / "leaderboards" / "submissions", tasks, built):
-        entries.setdefault(card.profile, []).append(found)
+    records = read_records(root / "results") if (root / "results").is_dir() else []
+    submitted = _submitted(root / "leaderboards", tasks, built)
     rules = (root / "leaderboards" / "README.md").is_file()
-    for profile, rows in entries.items():
-        board = _board(profile, rows, tasks)
-        built.boards.append(board)
+    for profile in sorted(get_args(Profile)):
         path = root / "leaderboards" / f"{profile}.md"
+        own = [record for record in records if record.task.profile == profile]
+        others = [entry for card, entry in submitted if card.profile == profile]
+        try:
+            named = {record.task.name for record in own}
+            named.update(*(entry.scores for entry in others))
+            loaded = {name: tasks.load(name, profile) for name in sorted(named)}
+        except NotAtHand as error:
+            built.kept[profile] = str(error)
+        if profile in built.kept:
+            continue
+        if not named:
+            if path.exists():
+                path.unlink()
+                built.gone.append(path)
+            continue
+        ours = _own_entries(own, loaded, outputs, root / "results", sizes or {}, built)
+        board = _board(profile, [*ours, *others], loaded)
+        built.boards.append(board)
         with atomic_write(path) as stream:
             stream.write(page(profile, board.entries, board.rankings, rules=rules))
         built.pages.append(path)
     return built
 
 
-def _board(profile: Profile, entries: Sequence[Entry], tasks: Tasks) -> Board:
-    names = sorted({task for entry in entries for task in entry.scores})
-    loaded = {name: tasks.load(name, profile) for name in names}
+def _board(profile: Profile, entries: Sequence[Entry], loaded: Mapping[str, LoadedTask]) -> Board:
     if profile == "full":  # nothing else is comparable with what others printed
         entries = [*entries, *_published({n: t.card.reported for n, t in loaded.items()})]
     return Board(profile, entries, rankings(entries), loaded)
@@ -127,29 +147,38 @@ def _published(figures: Mapping[str, Sequence[Reported]]) -> list[Entry]:
 
 
 def _own_entries(
-    results: Path, tasks: Tasks, outputs: Outputs, sizes: Mapping[str, int], built: Built
-) -> list[tuple[Profile, Entry]]:
-    systems: dict[tuple[Profile, str], list[ResultRecord]] = {}
-    for record in read_records(results) if results.is_dir() else ():
-        systems.setdefault((record.task.profile, record.system.name), []).append(record)
-    found = []
-    for (profile, _), records in sorted(systems.items()):
-        files = {record.task.name: outputs(record) for record in records}
-        unseen = {r.task.name: _verify(r, tasks, files[r.task.name], built) for r in records}
-        found.append((profile, _own_entry(records, unseen, files, results, sizes)))
-    return found
+    records: Sequence[ResultRecord],
+    loaded: Mapping[str, LoadedTask],
+    outputs: Outputs,
+    results: Path,
+    sizes: Mapping[str, int],
+    built: Built,
+) -> Iterator[Entry]:
+    for name in sorted({record.system.name for record in records}):
+        own = [record for record in records if record.system.name == name]
+        files = {record.task.name: outputs(record) for record in own}
+        unseen = {
+            r.task.name: _verify(r, loaded[r.task.name], files[r.task.name], built) for r in own
+        }
+        yield _own_entry(own, unseen, files, results, sizes)
 
 
-def _submitted(folder: Path, tasks: Tasks, built: Built) -> list[tuple[SubmissionCard, Entry]]:
+def _submitted(pages: Path, tasks: Tasks, built: Built) -> list[tuple[SubmissionCard, Entry]]:
+    """Those that stand on a page come first: what comes later may not take their names."""
+    there = {name for page in pages.glob("*.md") for name in SHOWN.findall(page.read_text("utf-8"))}
     found: list[tuple[SubmissionCard, Entry]] = []
-    for path in sorted(folder.glob("*")):
+    taken = dict(tasks.taken)
+    for path in sorted(pages.glob("submissions/*"), key=lambda p: (p.name not in there, p.name)):
         if path.is_file() and not path.is_symlink():
             built.skipped.append(path)
         elif not path.name.startswith("."):
-            others = [entry.title for _, entry in found]
-            seen = examine(path, replace(tasks, taken=[*tasks.taken, *others]))
+            seen = examine(path, replace(tasks, taken=taken))
             if seen.problems or seen.card is None:
                 built.refused[path.name] = seen.problems
+                continue
+            taken |= dict.fromkeys((path.name, seen.card.title), f"submission {path.name!r}")
+            if set(seen.card.tasks) - seen.scores.keys():
+                built.kept[seen.card.profile] = seen.lacking[0]
                 continue
             built.lacking.update(seen.lacking)
             if seen.flags:
@@ -180,7 +209,7 @@ def _submission(folder: Path, card: SubmissionCard, seen: Examination) -> Entry:
 
 
 def _verify(
-    record: ResultRecord, tasks: Tasks, files: Mapping[str, Path], built: Built
+    record: ResultRecord, task: LoadedTask, files: Mapping[str, Path], built: Built
 ) -> frozenset[str]:
     """The metrics of a record that are not computed again here, for lack of a file or a package.
 
@@ -192,13 +221,12 @@ def _verify(
     again = f"run it again: {command} --profile {record.task.profile}"
     if record.limit is not None:
         raise UserError(f"the record of {name} is limited", mend=again)
-    task = tasks.load(record.task.name, record.task.profile)
     if record.task.data_digest != task.digest:
         what = f"the record of {name} is of other data (digest {record.task.data_digest[:12]}, "
         raise UserError(f"{what}this version has {task.digest[:12]})", mend=again)
     run, answers = files.get("run"), files.get("answers")
     names = computable(task.card.metrics, built.lacking.add if answers else None)
-    scores, problems = rescore(task, run, answers, names=names, whole=False)
+    scores, problems, _ = rescore(task, run, answers, names=names, whole=False)
     if problems:
         raise UserError(f"the files of the record of {name} are broken: {problems[0]}", mend=again)
     lacking = {"retrieval": run is None, "generation": answers is None}
@@ -228,8 +256,6 @@ def _own_entry(
     sizes: Mapping[str, int],
 ) -> Entry:
     system = records[0].system
-    retriever = system.settings.get("retriever")
-    bound = isinstance(retriever, dict) and retriever.get("kind") == "gold"
     trainings = system.settings.get("adapters", {})
     trained_on = {t for name in system.adapters for t in trainings.get(name, {}).get("tasks", ())}
     at_hand = scores_at_hand(records, results)
@@ -238,7 +264,7 @@ def _own_entry(
         system.title,
         "ours",
         {r.task.name: r.scores for r in records},
-        bound,
+        system.is_bound,
         recorded,
         by_turn={r.task.name: at_hand[r.digest] for r in records if r.digest in at_hand},
         files=files,

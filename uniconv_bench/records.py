@@ -52,6 +52,14 @@ class SystemPart(Strict):
     settings: dict[str, Any]
     """The resolved card."""
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether it is given what nobody has at test time: gold passages, or human rewrites."""
+        retriever = self.settings.get("retriever")
+        return isinstance(retriever, dict) and (
+            retriever.get("kind") == "gold" or retriever.get("query") == "rewrite"
+        )
+
 
 class Score(Strict):
     """One metric: a fraction and its 95 % interval."""

@@ -5,10 +5,10 @@ Knows no task by name: `Tasks` hands them in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from uniconv_bench.cards import Profile, TaskCard
 from uniconv_bench.conversation import Turn
@@ -17,7 +17,11 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.metrics import PerTurn, score
 from uniconv_bench.origin import check_answers, check_run
 from uniconv_bench.runs import DEPTH, read_answers, read_run
-from uniconv_bench.system import Corpus
+from uniconv_bench.system import Answer, Corpus
+
+
+class NotAtHand(UserError):
+    """The whole data of a task is not on this machine, which speaks against no submission."""
 
 
 class LoadedTask(Protocol):
@@ -51,13 +55,27 @@ class Tasks:
 
     Attributes:
         names: all of them.
-        load: (name, profile) -> the task.
-        taken: names and titles of other systems, which no submission may bear.
+        load: (name, profile) -> the task; raises `NotAtHand`.
+        taken: names and titles that no submission may bear -> the system that has them.
     """
 
     names: Collection[str]
     load: Callable[[str, Profile], LoadedTask]
-    taken: Collection[str] = ()
+    taken: Mapping[str, str] = field(default_factory=dict)
+
+
+class Rescored(NamedTuple):
+    """What came of run and answer files.
+
+    Attributes:
+        scores: metric -> turn -> value; empty where there is a problem.
+        problems: what is wrong with the files, a line each.
+        answers: turn -> what was read of it; empty where there is no answer file.
+    """
+
+    scores: dict[str, PerTurn]
+    problems: list[str]
+    answers: Mapping[str, Answer]
 
 
 def rescore(
@@ -67,8 +85,8 @@ def rescore(
     *,
     names: Collection[str] | None = None,
     whole: bool = True,
-) -> tuple[dict[str, PerTurn], list[str]]:
-    """Metric -> turn -> value from these files alone, or what is wrong with them, a line each.
+) -> Rescored:
+    """Scores from these files alone, or what is wrong with them.
 
     Args:
         task: what to score against.
@@ -89,6 +107,7 @@ def rescore(
             raise lacking
     problems: list[str] = []
     scores: dict[str, PerTurn] = {}
+    said: Mapping[str, Answer] = {}
     try:
         qrels, references = task.qrels(), task.references()
         run = texts = None
@@ -98,12 +117,13 @@ def rescore(
             run = read_run(run_file)
             judged, depth = (qrels, DEPTH) if whole else ((), len(task.corpus))
             problems += check_run(run, turn_ids, task.corpus.ids, judged=judged, depth=depth)
-        if answers_file and references and answers:
+        if answers_file:
             said = read_answers(answers_file)
+        if answers_file and references and answers:
             problems += check_answers(said, turn_ids, judged=references if whole else ())
             texts = {turn_id: answer.text for turn_id, answer in said.items()}
         if not problems:
             scores = score(asked, qrels=qrels, run=run, references=references, texts=texts)
     except UserError as error:
         problems.append(str(error))
-    return scores, [f"{task.card.name}: {problem}" for problem in problems]
+    return Rescored(scores, [f"{task.card.name}: {problem}" for problem in problems], said)

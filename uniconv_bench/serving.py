@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -30,7 +31,7 @@ def serve(folder: Path, port: int, ready: Callable[[str], None]) -> None:
         UserError: there is no page in the folder, or the port is taken.
     """
     if not (folder / "index.html").is_file():
-        mend = f"uniconv-bench leaderboard build --site {folder}"
+        mend = f"uniconv-bench leaderboard build --site {shlex.quote(str(folder))}"
         raise UserError("no site in this folder", where=folder, mend=mend)
     try:
         server = ThreadingHTTPServer((LOOPBACK, port), partial(_Quiet, directory=str(folder)))

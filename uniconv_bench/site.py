@@ -60,8 +60,13 @@ def write(boards: Sequence[Board], folder: Path, *, texts: bool = False) -> Path
     return folder / "index.html"
 
 
+def is_site(folder: Path) -> bool:
+    """Whether `write` made this folder."""
+    return (folder / MARKER).is_file()
+
+
 def _replaceable(folder: Path) -> bool:
-    return folder.is_dir() and ((folder / MARKER).is_file() or not any(folder.iterdir()))
+    return folder.is_dir() and (is_site(folder) or not any(folder.iterdir()))
 
 
 def task_page(task: str) -> str:

@@ -17,7 +17,7 @@ from uniconv_bench.bundles import (
 )
 from uniconv_bench.cards import SubmissionCard, parse_card
 from uniconv_bench.errors import UserError
-from uniconv_bench.examination import check
+from uniconv_bench.examination import among_others, check
 from uniconv_bench.files import digest_of_file, read_toml, write_json
 from uniconv_bench.irmetadata import ir_metadata
 from uniconv_bench.metrics import metric_score
@@ -47,8 +47,9 @@ def pack(
             f"{', '.join(files) or 'none'}",
             where=card_path,
         )
-    _refuse(list(check_card(card, card.name, tasks)), card_path)
     target = folder / card.name
+    tasks = among_others(target, tasks)
+    _refuse(list(check_card(card, card.name, tasks)), card_path)
     # On the same disk as the folder, which a failure does not leave behind.
     there = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
     with tempfile.TemporaryDirectory(dir=there, prefix=".packing-") as name:
@@ -86,7 +87,7 @@ def _pack_task(
     if "answers" in files:
         answers = read_answers(files["answers"]).values()
         write_answers(bundle / f"{name}{KINDS['answers']}", answers)
-    scores, problems = rescore(task, *scored_files(bundle, name))
+    scores, problems, _ = rescore(task, *scored_files(bundle, name))
     _refuse(problems)
     rows = [
         {"turn_id": turn.turn_id}

@@ -1,13 +1,17 @@
-"""What is wrong with a submission's card, a line each. Reads no file."""
+"""What is wrong with a submission's card, a line each. Reads no file of a submission."""
 
 from __future__ import annotations
 
 import re
+import tomllib
 import unicodedata
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
+from importlib import resources
+from pathlib import Path
 
-from uniconv_bench.cards import SubmissionCard
+from uniconv_bench.cards import SubmissionCard, parse_card
 from uniconv_bench.errors import unknown_name
 from uniconv_bench.rescoring import Tasks
 
@@ -16,14 +20,29 @@ MARKUP = re.compile(r"[<>\[\]|`\\]|https?://")
 LONGEST = {"title": 100, "authors": 100, "contact": 200, "description": 2000, "backbone": 100}
 LONGEST |= {"command": 500, "platform": 200}
 """Characters of each text."""
+LOOKALIKES = (("rn", "m"), ("vv", "w"), ("0", "o"), ("1", "l"), ("i", "l"), ("5", "s"), ("8", "b"))
+"""What is read for what in many a typeface."""
+OWN = (
+    *("name", "title", "contact", "description", "backbone", "platform"),
+    *("code", "commit", "command", "paper", "weights"),
+)
+"""Fields in which two submissions do not say the same by chance; and `authors`, each."""
+
+
+def template() -> str:
+    """A card to fill in."""
+    path = resources.files("uniconv_bench") / "templates" / "submission.toml"
+    return path.read_text(encoding="utf-8")
 
 
 def check_card(card: SubmissionCard, folder: str, known: Tasks) -> Iterator[str]:
     """What is wrong with a card in a folder of this name, where these tasks are known."""
-    taken = {_looks(name) for name in known.taken}
+    taken = {skeleton(name): owner for name, owner in known.taken.items()}
     for place, value in (("name", card.name), ("title", card.title)):
-        if _looks(value) in taken:
-            yield f"card field {place}: {value!r} is the name of another system"
+        if (owner := taken.get(skeleton(value))) is not None:
+            yield f"card field {place}: {value!r} is the name of another system, {owner}"
+    yield from _check_title(card.title)
+    yield from _check_filled_in(card)
     if card.name != folder:
         yield f"the card's name is {card.name!r}, the folder's {folder!r}"
     if not card.tasks or len(set(card.tasks)) < len(card.tasks):
@@ -78,9 +97,48 @@ def _check_date(text: str) -> Iterator[str]:
         yield f"card field date: {text} is in the future"
 
 
-def _looks(name: str) -> str:
-    """Equal for names that a reader would take for one another."""
-    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
+def _check_title(title: str) -> Iterator[str]:
+    """Other letters would be needed to look like these; blanks of no width to look like nothing."""
+    if strange := next((sign for sign in title if not _is_plain(sign)), None):
+        yield (
+            f"card field title: {ascii(strange)} is neither printable ASCII nor a Latin letter "
+            "with an accent"
+        )
+    elif not skeleton(title):
+        yield "card field title: holds no letter and no digit"
+
+
+def _is_plain(sign: str) -> bool:
+    if sign.isascii():
+        return sign.isprintable()
+    return sign.isalpha() and unicodedata.normalize("NFD", sign)[0].isascii()
+
+
+def _check_filled_in(card: SubmissionCard) -> Iterator[str]:
+    example = _example()
+    for name in OWN:
+        if (value := getattr(card, name)) is not None and value == getattr(example, name):
+            yield f"card field {name}: as on the card to fill in; say your own, or leave it out"
+    for author in card.authors:
+        if author in example.authors:
+            yield f"card field authors: {author!r} is of the card to fill in; name your own"
+
+
+@cache
+def _example() -> SubmissionCard:
+    return parse_card(SubmissionCard, tomllib.loads(template()), Path("submission.toml"))
+
+
+def skeleton(name: str) -> str:
+    """Equal for names that a reader could take for one another.
+
+    Letters and digits alone count, without case and accents, and those that look alike as one.
+    """
+    bare = unicodedata.normalize("NFD", name).casefold()
+    looks = "".join(sign for sign in bare if sign.isascii() and sign.isalnum())
+    for one, other in LOOKALIKES:
+        looks = looks.replace(one, other)
+    return looks
 
 
 def _mixed(text: str) -> str | None:

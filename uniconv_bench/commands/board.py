@@ -11,6 +11,7 @@ from uniconv_bench import registry
 from uniconv_bench.commands.shared import (
     JsonOption,
     Profile,
+    command_of,
     next_step,
     note,
     print_json,
@@ -41,7 +42,8 @@ def leaderboard_build(
 ) -> None:
     """Recompute every score from run and answer files and write the pages.
 
-    Exit code 1 if a submission is refused; the pages are made from the others.
+    Exit code 1 if a submission is refused; the pages are made from the others. A profile whose data
+    is not prepared keeps its page, and is left out of the site.
     """
     from uniconv_bench import leaderboard
     from uniconv_bench.uniconv.backbone import backbones
@@ -60,6 +62,10 @@ def leaderboard_build(
             note(f"submission {name} is flagged: {flag}")
     for reason in sorted(built.lacking):
         note(reason)
+    for profile, reason in built.kept.items():
+        note(f"{profile} is not built, a page of it stays as it was: {reason}")
+    for path in built.gone:
+        note(f"{path}: deleted, as nothing is left on it")
     if built.recorded:
         note(
             f"{built.recorded} rows of ours are as recorded, not computed again: this cache lacks "
@@ -67,9 +73,10 @@ def leaderboard_build(
         )
     pages = built.pages
     if not pages and not built.refused:
-        what = "neither records nor submissions"
-        raise UserError(what, where=root, mend="run a system first, or name another --root")
-    if site is not None:
+        what = "no profile can be built" if built.kept else "neither records nor submissions"
+        mend = "; ".join(built.kept.values()) or "run a system first, or name another --root"
+        raise UserError(what, where=root, mend=mend)
+    if site is not None and built.boards:
         from uniconv_bench.site import write
 
         pages = [*pages, write(built.boards, site, texts=texts)]
@@ -78,8 +85,8 @@ def leaderboard_build(
     else:
         for page in pages:
             typer.echo(page)
-        served = f"uniconv-bench leaderboard serve {site}"
-        next_step("uniconv-bench submit pack --help" if site is None else served)
+        helped = command_of("submit", "pack", "--help")
+        next_step(helped if site is None else command_of("leaderboard", "serve", site))
     if built.refused:
         raise typer.Exit(1)
 
@@ -90,24 +97,38 @@ def leaderboard_serve(
 ) -> None:
     """Show a built site on this machine alone, until Ctrl-C."""
     from uniconv_bench.serving import serve
+    from uniconv_bench.site import is_site
 
+    if not is_site(site) and is_site(whole := site.resolve().parent):
+        mend = command_of("leaderboard", "serve", whole)
+        raise UserError("only a part of a site, which needs the rest", where=site, mend=mend)
     serve(site, port, lambda address: typer.echo(address))
 
 
 def tasks() -> Tasks:
     """Those of this installation, whole datasets alone."""
-    from uniconv_bench.rescoring import Tasks
+    from uniconv_bench.prepare import is_prepared
+    from uniconv_bench.rescoring import NotAtHand, Tasks
     from uniconv_bench.task import load_task
 
     def load(name: str, profile: Profile) -> Task:
-        task = load_task(name, profile, progress=progress())
+        try:
+            task = load_task(name, profile, progress=progress())
+        except UserError as error:
+            if profile == "sample" or is_prepared(*registry.task_card(name), profile):
+                raise
+            raise NotAtHand(error.what, where=error.where, mend=error.mend) from error
         if task.part:
             what = f"what is prepared of {name} is only a part of the dataset: {task.part[0]}"
             mend = "a leaderboard takes whole datasets: prepare all of its official files"
-            raise UserError(what, where=task.folder, mend=mend)
+            raise NotAtHand(what, where=task.folder, mend=mend)
         return task
 
-    taken = [row[key] for row in registry.headings("system") for key in ("name", "title")]
+    taken = {
+        row[key]: f"{row['name']!r} of this project"
+        for row in registry.headings("system")
+        for key in ("name", "title")
+    }
     return Tasks(registry.task_names(), load, taken)
 
 

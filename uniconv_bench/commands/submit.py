@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,18 +25,20 @@ from uniconv_bench.commands.shared import (
     print_json,
     progress,
 )
-from uniconv_bench.errors import UserError, unknown_name
+from uniconv_bench.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from uniconv_bench.verification import Repeated
 
+UNSEEN = 3
+"""Exit code of a check that found nothing wrong and could not look at everything."""
+
 
 def submit_card() -> None:
     """Print a submission card to fill in; every field has an example."""
-    from importlib import resources
+    from uniconv_bench.submission_cards import template
 
-    template = resources.files("uniconv_bench") / "templates" / "submission.toml"
-    typer.echo(template.read_text(encoding="utf-8"), nl=False)
+    typer.echo(template(), nl=False)
     next_step("uniconv-bench submit pack CARD --run TASK=FILE --answers TASK=FILE")
 
 
@@ -82,26 +86,31 @@ def submit_check(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say everything that is wrong with a bundle; exit code 1 if anything is."""
+    """Say everything that is wrong with a bundle; exit code 1 if anything is.
+
+    Exit code 3 if nothing is, but this machine lacks data or packages to look at all of it.
+    """
     from uniconv_bench.boardpage import report
-    from uniconv_bench.examination import examine
+    from uniconv_bench.examination import among_others, examine
 
     _require_bundle(bundle)
-    found = examine(bundle, tasks())
+    found = examine(bundle, among_others(bundle, tasks()))
     if as_json:
         shown = {"problems": found.problems, "flags": found.flags, "lacking": found.lacking}
         print_json({"name": bundle.resolve().name, **shown})
     elif table:
         typer.echo(report(found), nl=False)
     else:
-        part = " in what could be looked at" if found.lacking else ""
-        typer.echo("\n".join(found.problems) or f"{bundle}: nothing wrong{part}")
+        sound = "nothing wrong, but not all could be checked" if found.lacking else "nothing wrong"
+        typer.echo("\n".join(found.problems) or f"{bundle}: {sound}")
         for flag in found.flags:
             note(f"for a maintainer to look at: {flag}")
+    for reason in found.lacking:
+        note(f"not checked: {reason}")
     if found.problems:
         raise typer.Exit(1)
     if found.lacking:
-        raise UserError("not all of its claims could be looked at", mend="; ".join(found.lacking))
+        raise typer.Exit(UNSEEN)
     next_step("uniconv-bench leaderboard build")
 
 
@@ -128,12 +137,12 @@ def submit_verify(
     """
     import secrets
 
-    from uniconv_bench.examination import examine
+    from uniconv_bench.examination import among_others, examine
     from uniconv_bench.task import load_task
     from uniconv_bench.verification import again, drawn, setup_of
 
     _require_bundle(bundle)
-    found = examine(bundle, tasks())
+    found = examine(bundle, among_others(bundle, tasks()))
     if found.problems or found.card is None:
         for problem in found.problems:
             note(problem)
@@ -180,8 +189,10 @@ def _require_bundle(given: Path) -> None:
         return
     folders = [p for p in (given.resolve().parent, SUBMISSIONS) if p.is_dir()]
     known = {path.parent.name: path.parent for f in folders for path in f.glob("*/card.toml")}
-    mend = unknown_name("bundle", given.name, known).mend if known else None
-    mend = mend or f"a bundle is {SUBMISSIONS}/NAME, made by uniconv-bench submit pack"
+    near = [known[name] for name in nearest(given.name, known)]
+    mend = f"a bundle is {SUBMISSIONS}/NAME, made by uniconv-bench submit pack"
+    if near:
+        mend = f"did you mean {' or '.join(shlex.quote(os.path.relpath(path)) for path in near)}?"
     what = "no such folder"
     if given.exists():
         what = "a file, not a bundle" if given.is_file() else "a folder, not a bundle"
