@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +43,11 @@ def test_what_the_check_runs_is_the_base_branchs_at_pinned_versions() -> None:
     assert refs == {"pull-request": None, "trusted": "${{ github.event.pull_request.base.sha }}"}
     scripts = "\n".join(step.get("run", "") for step in steps)
     assert "make -C trusted setup" in scripts and "pip install" not in scripts
-    assert re.findall(r"(\S+) -I -m uniconv_bench", scripts) == ["trusted/.venv/bin/python"]
+    runs = re.findall(r"(\S*python) (-\S+)(?: (\S+ \S+))?", scripts)
+    assert runs == [
+        ("python", "-I", '- "$RUNNER_TEMP/changed"'),
+        ("trusted/.venv/bin/python", "-I", "-m uniconv_bench"),
+    ]
 
 
 def test_no_script_has_text_of_the_pull_request_pasted_in() -> None:
@@ -82,3 +93,140 @@ def test_the_one_submission_is_found(
     done = subprocess.run(command, input=code, capture_output=True, text=True)
     assert done.stdout == (f"name={expected}\n" if expected else "")
     assert (done.returncode == 0) is (expected is not None) and "Traceback" not in done.stderr
+
+
+# --- the comment -------------------------------------------------------------------------------
+
+HARNESS = """
+const told = JSON.parse(require("fs").readFileSync(0, "utf8"));
+const posted = [];
+const rest = {
+  pulls: { list: async () => ({ data: told.pulls }), listFiles: async () => told.files },
+  actions: {
+    listWorkflowRunArtifacts: async () => ({
+      data: { artifacts: [{ name: "submission-report", id: 7, size_in_bytes: 9 }] },
+    }),
+    downloadArtifact: async () => ({ data: Buffer.from(told.archive, "base64") }),
+  },
+  issues: {
+    listComments: async () => told.comments,
+    createComment: async (given) => posted.push(given),
+    updateComment: async (given) => posted.push(given),
+  },
+};
+const github = { rest, paginate: (call, given) => call(given) };
+const context = { repo: { owner: "o", repo: "r" }, payload: { workflow_run: told.run } };
+const core = { info: () => undefined };
+const Script = Object.getPrototypeOf(async () => undefined).constructor;
+new Script("github", "context", "core", "require", told.script)(github, context, core, require)
+  .then(() => console.log(JSON.stringify(posted)));
+"""
+NEW = [f"leaderboards/submissions/mine/{name}" for name in ("card.toml", "manifest.json", "x.gz")]
+
+
+def comment(
+    tmp_path: Path,
+    *,
+    table: str = "| a |\n",
+    status: str = "0",
+    conclusion: str | None = None,
+    files: list[str] = NEW,
+    change: str = "added",
+    head: str = "c0ffee",
+    comments: Sequence[dict[str, Any]] = (),
+) -> list[dict[str, Any]]:
+    """What the workflow's own script posts, run against a GitHub of this test's."""
+    if not (node := shutil.which("node")) or not shutil.which("unzip"):
+        pytest.skip("needs node and unzip")
+    (job,) = workflow(COMMENT)["jobs"].values()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("table.md", table)
+        archive.writestr("status", f"{status}\n")
+    told = {
+        "script": job["steps"][0]["with"]["script"],
+        "run": {
+            "id": 1,
+            "head_sha": "c0ffee",
+            "head_branch": "b",
+            "head_repository": {"owner": {"login": "s"}},
+            "conclusion": conclusion or ("success" if status == "0" else "failure"),
+        },
+        "pulls": [{"number": 3, "head": {"sha": head}}],
+        "files": [{"filename": name, "status": change} for name in files],
+        "archive": base64.b64encode(packed.getvalue()).decode(),
+        "comments": list(comments),
+    }
+    done = subprocess.run(
+        [node, "-e", HARNESS],
+        input=json.dumps(told),
+        capture_output=True,
+        text=True,
+        env={"RUNNER_TEMP": str(tmp_path), "PATH": os.environ["PATH"]},
+    )
+    assert done.returncode == 0, done.stderr
+    posted: list[dict[str, Any]] = json.loads(done.stdout)
+    return posted
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [
+        ("0", "**Nothing wrong.**"),
+        ("1", "**Refused.**"),
+        ("3", "**Nothing wrong, but not all could be checked here.**"),
+    ],
+)
+def test_a_comment_gives_the_verdict_of_the_check(
+    tmp_path: Path, status: str, verdict: str
+) -> None:
+    (posted,) = comment(tmp_path, status=status)
+    assert posted["issue_number"] == 3 and verdict in posted["body"] and "c0ffee" in posted["body"]
+    mark = posted["body"].partition("\n")[0]
+    own = {"id": 5, "user": {"type": "Bot"}, "body": posted["body"]}
+    forged = {"id": 4, "user": {"type": "User"}, "body": mark}
+    (again,) = comment(tmp_path, status=status, comments=[forged, own])
+    assert again["comment_id"] == 5
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"head": "another commit"},
+        {"files": [*NEW, ".github/workflows/submission.yml"]},
+        {"files": [*NEW, "leaderboards/submissions/other/card.toml"]},
+        {"files": [*NEW, "leaderboards/submissions/mine2/card.toml"]},
+        {"files": NEW[2:]},  # into a folder that is there already
+        {"files": ["uniconv_bench/card.toml", "uniconv_bench/manifest.json"]},
+        {"files": []},
+        {"change": "modified"},
+        {"change": "removed"},
+        {"status": "2"},
+        {"status": "0", "conclusion": "failure"},
+        {"status": "1", "conclusion": "success"},
+    ],
+)
+def test_there_is_no_comment_without_a_verdict(tmp_path: Path, changed: dict[str, Any]) -> None:
+    assert comment(tmp_path, **changed) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "@someone https://e.x www.e.x **b** # h\nfixes #1 ![x](http://e.x) <img src=x>",
+        "```\n**out of the fence**\n```",
+        "`````\n# out\n`````\n~~~",
+        "a\r```\u2028```\n",
+        "`" * 19_998 + "\n" + "`" * 30_000,
+    ],
+)
+def test_nothing_in_a_comment_is_live(tmp_path: Path, text: str) -> None:
+    (posted,) = comment(tmp_path, table=text)
+    head, _, rest = posted["body"].partition("\n\n")
+    assert len(posted["body"]) < 65_536  # GitHub takes no longer one
+    opening, *lines = rest.rstrip("\n").split("\n")
+    fence = opening.removesuffix("text")
+    assert set(fence) == {"`"} and len(fence) >= 3 and lines[-1] == fence
+    assert not any(fence in line for line in lines[:-1])
+    assert all(line.isascii() and line.isprintable() for line in lines)
+    assert "".join(lines[:-1])[:9] in "".join(re.sub(r"[^\x20-\x7e\n]", "?", text).split("\n"))
