@@ -132,6 +132,38 @@ def test_the_reading_room_is_linked_by_hash_and_walked_by_keyboard(page: Any, ad
     page.locator("#conversation h2", has_text="Turn c0_1").wait_for()
     page.goto(f"{address}/sample/reading.html#task=toy&turn=%3Cimg%20src%3Dx%3E")
     page.locator("#problem", has_text="toy has no turn <img src=x>").wait_for()
+    for wrong, told in [
+        ("task=toy&a=nosuch", "toy has no system nosuch"),
+        ("task=toy&b=nosuch", "toy has no system nosuch"),
+        ("task=nosuch", "there is no task nosuch here"),
+    ]:
+        page.goto(f"{address}/sample/reading.html#{wrong}")
+        page.locator("#problem", has_text=told).wait_for()
+
+
+def test_the_reading_room_opens_where_there_is_something_to_read(page: Any, address: str) -> None:
+    page.goto(f"{address}/sample/reading.html")
+    page.locator("#a h2", has_text="A good one").wait_for()
+    assert page.locator("#b h2").inner_text() != "A good one"
+    assert "Not at hand" not in page.locator("#a").inner_text()
+
+
+def test_another_task_keeps_the_pair(page: Any, address: str) -> None:
+    page.goto(f"{address}/sample/reading.html#task=toy&a=ours-silent&b=ours-steady&turn=c0_2")
+    page.locator("#conversation h2", has_text="Turn c0_2").wait_for()
+    page.locator("select[name=task]").dispatch_event("change")
+    page.locator("#conversation h2", has_text="Turn c0_1").wait_for()
+    assert page.locator("#a h2").inner_text() == "Silent"
+    assert page.locator("#b h2").inner_text() == "Steady"
+
+
+def test_a_table_that_goes_on_beyond_a_phone_has_a_shadow(page: Any, address: str) -> None:
+    page.set_viewport_size(PHONE)
+    page.goto(f"{address}/sample/task-toy.html")
+    wide = page.locator(".wide").first
+    assert wide.evaluate("(e) => e.scrollWidth > e.clientWidth")
+    assert "scroll" in wide.evaluate("(e) => getComputedStyle(e).backgroundAttachment")
+    assert wide.locator("tbody tr td[data-value]").first.bounding_box()["x"] < PHONE["width"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

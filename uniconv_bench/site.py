@@ -152,7 +152,13 @@ def _write_data(board: Board, pages: _Pages, texts: bool) -> None:
         key: [task for task in board.tasks if can_be_read(entry, task)]
         for key, entry in systems.items()
     }
-    put("index", {key: [systems[key].title, tasks] for key, tasks in readable.items()})
+    put(
+        "index",
+        {
+            key: [systems[key].title, tasks, [task for task in tasks if systems[key].files.get(task)]]
+            for key, tasks in readable.items()
+        },
+    )
     for name, task in board.tasks.items():
         put(name, task_data(task, texts=texts))
         for key, entry in systems.items():

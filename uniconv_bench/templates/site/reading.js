@@ -151,16 +151,29 @@ function ordered(turns, a, b, metric, order) {
   return positions.sort((one, other) => lead(other) - lead(one) || one - other);
 }
 
+// The systems asked for; in place of one that is not, another with the most to read.
+function pair(index, task, a, b) {
+  const scored = index.filter(([, [, of]]) => of.includes(task));
+  const amount = ([, [, , read]]) => (read.includes(task) ? 1 : 0);
+  const keys = scored.sort((one, other) => amount(other) - amount(one)).map(([key]) => key);
+  const first = a ?? keys.find((key) => key !== b) ?? keys[0];
+  return [first, b ?? keys.find((key) => key !== first) ?? keys[0]];
+}
+
 async function show() {
   const state = new URLSearchParams(location.hash.slice(1));
   const index = Object.entries(await load("index"));
   const tasks = [...field("task").options].map((option) => option.value);
-  const task = tasks.includes(state.get("task")) ? state.get("task") : tasks[0];
+  const task = state.get("task") ?? tasks[0];
+  if (!tasks.includes(task)) throw new Error(`there is no task ${task} here`);
   field("task").value = task;
   const systems = index.filter(([, [, of]]) => of.includes(task)).map(([key, [title]]) => [key, title]);
   if (!systems.length) throw new Error(`no system has scores by turn of ${task}`);
-  options(field("a"), systems, state.get("a") ?? systems[0][0]);
-  options(field("b"), systems, state.get("b") ?? systems[systems.length > 1 ? 1 : 0][0]);
+  const chosen = pair(index, task, state.get("a"), state.get("b"));
+  options(field("a"), systems, chosen[0]);
+  options(field("b"), systems, chosen[1]);
+  const unknown = chosen.find((key) => systems.every(([other]) => other !== key));
+  if (unknown !== undefined) throw new Error(`${task} has no system ${unknown}`);
   const [turns, a, b] = await Promise.all([
     load(task).then((data) => data.turns),
     load(`${task}.${field("a").value}`),
@@ -203,8 +216,12 @@ async function update() {
 
 form.addEventListener("change", (event) => {
   const { name, value } = event.target;
-  if (name === "task") location.hash = new URLSearchParams({ task: value });
-  else if (name === "order") {
+  if (name === "task") {
+    const { index } = Object.fromEntries(received);
+    const kept = ["a", "b"].map((side) => [side, field(side).value]);
+    const there = kept.filter(([, key]) => index[key]?.[1].includes(value));
+    location.hash = new URLSearchParams([["task", value], ...there]);
+  } else if (name === "order") {
     const state = new URLSearchParams(location.hash.slice(1));
     state.set("order", value);
     state.delete("turn"); // begin with the first in the new order
