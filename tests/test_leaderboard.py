@@ -221,7 +221,7 @@ def test_what_nobody_has_at_test_time_has_no_rank(
     write_record(record.model_copy(update={"task": data}), record_path(root / "results", record))
     board = build(root, TASKS, nothing).boards[0]
     rows = [row for table in board.rankings for row in table.rows if row.entry.name == "given"]
-    assert rows and all((row.rank is None) is bound for row in rows if row.scores)
+    assert rows and all((row.ranks is None) is bound for row in rows if row.scores)
 
 
 def test_printed_figures_stand_at_full_alone_as_fractions(tmp_path: Path) -> None:

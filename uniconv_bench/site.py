@@ -155,7 +155,11 @@ def _write_data(board: Board, pages: _Pages, texts: bool) -> None:
     put(
         "index",
         {
-            key: [systems[key].title, tasks, [task for task in tasks if systems[key].files.get(task)]]
+            key: [
+                systems[key].title,
+                tasks,
+                [task for task in tasks if systems[key].files.get(task)],
+            ]
             for key, tasks in readable.items()
         },
     )
