@@ -21,7 +21,18 @@ from typing import Any
 os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 os.environ["NUMBA_THREADING_LAYER"] = "workqueue"
 
-from uniconv_bench import cli, decode, encode, estimate, evaluation, metrics, tables  # noqa: E402
+from uniconv_bench import (  # noqa: E402
+    artefacts,
+    blocks,
+    cli,
+    corpus,
+    decode,
+    encode,
+    estimate,
+    evaluation,
+    metrics,
+    tables,
+)
 from uniconv_bench.files import CACHE, digest_of  # noqa: E402
 from uniconv_bench.uniconv import adapter, loop, parts, training  # noqa: E402
 
@@ -71,6 +82,8 @@ lora = {{{{ r = 2 }}}}
 CONVERSATIONS = {"training": 4, "test": 2}
 PASSAGES = 40
 SHARD = 10
+BATCH, BLOCK = 4, 1 << 11
+"""Passages and bytes of raw files that are stored at a time."""
 CHANGES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 """Audit events that change what is on disk, `open` if for writing."""
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -166,6 +179,7 @@ def began(
     *,
     at: int = 0,
     unit: int = 0,
+    completed: str = "",
     then: Callable[[], None] = die,
     environment: Mapping[str, str] | None = None,
     shard: int = SHARD,
@@ -177,6 +191,7 @@ def began(
         at: the change of the disk, from 1, before which and before each later one it does `then`;
             0: none, and it leaves in `changes.txt` how many there were.
         unit: of work, from 1, before which it dies.
+        completed: the stage whose artefact it completes, and dies before it renames it.
         then: what it does.
         environment: what a launcher of several processes would set.
         shard: passages a shard.
@@ -194,6 +209,9 @@ def began(
             os.dup2(log, stream)
         os.environ |= {CACHE: str(place.cache), **(environment or {})}
         encode.SHARD = shard
+        corpus.SHARD, corpus.BATCH, blocks.BLOCK = SHARD, BATCH, BLOCK
+        if completed:
+            _die_over(completed)
         _tell_units(place, unit)
         changes = _Changes(place.folder, at, then)
         sys.addaudithook(changes.see)
@@ -270,9 +288,21 @@ def _tell_units(place: Place, last: int) -> None:
 
         setattr(owner, name, told)
 
+    tell(corpus._Writer, "close_shard", lambda writer: f"passages {len(writer._shards)}")
     tell(encode._Work, "_write", lambda _, shard, *rest: f"shard {shard}")
     tell(loop.Run, "_step", lambda _, step, *rest: f"step {step}")
     tell(decode, "_write", lambda _, answers, *rest: f"batch {_named(answers)}")
+
+
+def _die_over(stage: str) -> None:
+    put = artefacts._put
+
+    def put_or_die(working: Path, folder: Path) -> None:
+        if folder.parent.name == stage:
+            die()
+        put(working, folder)
+
+    artefacts._put = put_or_die
 
 
 def _named(answers: Sequence[Any]) -> str:

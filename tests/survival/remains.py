@@ -15,7 +15,7 @@ from uniconv_bench.turnscores import read_scores
 
 UNLIKE = {"cost.json", "manifest.json", "record.json", "training.json", "log.jsonl"}
 """Files of artefacts that hold times."""
-AT_MOST = {"shard": 1, "batch": 1, "step": CHECKPOINT_STEPS}
+AT_MOST = {"passages": 1, "shard": 1, "batch": 1, "step": CHECKPOINT_STEPS}
 """Units that one death may cause to be begun again."""
 
 

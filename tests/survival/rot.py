@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from bundling import CARD, TASKS, files
 from survival.ledger import Ledger
@@ -30,7 +31,10 @@ from uniconv_bench.examination import check
 from uniconv_bench.files import CACHE
 from uniconv_bench.outcomes import read_outcome
 from uniconv_bench.submission import pack
+from uniconv_bench.uniconv.checkpoint import CHECKPOINT, OLD
 
+PASSAGE_SHARDS = 4
+"""Units of work of `prepare`."""
 KINDS: dict[str, str] = {
     "turns and judgements": "whole/cache/tasks/*/*",
     "corpus": "whole/cache/tasks/*/passages/*",
@@ -44,13 +48,30 @@ KINDS: dict[str, str] = {
     "results": "whole/results/sample/*/*",
     "study": "whole/results/studies/*/*/outcome.json",
     "submission": "whole/submissions/*/*",
+    "corpus so far": "prepared/cache/tasks/*.partial/passages/*",
     "checkpoint": "trained/cache/adapters/*.partial/checkpoint.partial/*",
+    "checkpoint before": "older/cache/adapters/*.partial/checkpoint.old.partial/*",
     "shards so far": "encoded/cache/embeddings/*.partial/*.npy",
+    "seals": "encoded/cache/embeddings/*.partial/*.sha256.partial",
     "answers so far": "answered/cache/answers/*.partial/answers.partial",
+    "cost so far": "answered/cache/answers/*.partial/cost.partial",
+    "adapter, not renamed": "adapted/cache/adapters/*.partial/*",
+    "shards, not renamed": "embedded/cache/embeddings/*.partial/*",
+    "answers, not renamed": "said/cache/answers/*.partial/*",
 }
 """Kind -> its files below the folder of a harness."""
-STATES = {"whole": 0, "trained": 5, "encoded": 8, "answered": 12}
-"""Folder -> before which unit of its work the pipeline there was killed; 0: it was not."""
+STATES: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "prepared": {"unit": 3},
+    "trained": {"unit": PASSAGE_SHARDS + 5},
+    "older": {"unit": PASSAGE_SHARDS + 5},
+    "encoded": {"unit": PASSAGE_SHARDS + 8},
+    "answered": {"unit": PASSAGE_SHARDS + 12},
+    "adapted": {"completed": "adapters"},
+    "embedded": {"completed": "embeddings"},
+    "said": {"completed": "answers"},
+}
+"""Folder -> where in its work the pipeline there was killed, if it was."""
 UNNAMED = ("answers so far", "submission")
 """Kinds of which `--deep` may have nothing to say: a last line may be torn by a kill, and what the
 manifest of a submission claims is computed again by `submit check`."""
@@ -63,14 +84,17 @@ class Harness:
         self._folder, self._seed = folder, seed
         self._ledger = Ledger(folder / "flips.jsonl")
         self._victim = Place(folder / "victim")
-        for state, unit in STATES.items():
+        for state, death in STATES.items():
             place = Place(folder / state)
             if not (folder / f"{state}.done").exists():
                 shutil.rmtree(place.folder, ignore_errors=True)
-                if (code := ended(began(place, unit=unit))) != (SIGKILLED if unit else 0):
+                if (code := ended(began(place, **death))) != (SIGKILLED if death else 0):
                     raise Wrong(f"exit code {code} before any flip: {place.log}")
                 if state == "whole":
                     self._add_outsiders(place)
+                if state == "older":  # as it is between two renamings
+                    (last,) = place.cache.glob(f"adapters/*/{CHECKPOINT}")
+                    last.rename(last.with_name(OLD))
                 (folder / f"{state}.done").touch()
         self._expected = _scores(Place(folder / "whole"))
         self._table = self._printed(Place(folder / "whole"))
@@ -111,7 +135,7 @@ class Harness:
     def _consequence(self, kind: str, path: Path, where: str) -> str:
         os.environ[CACHE] = str(self._victim.cache)
         submissions = self._victim.folder / "submissions"
-        broken = [c for c in read_all(self._victim.results, submissions) if c.state == "missing"]
+        broken = [c for c in read_all(self._victim.results, submissions) if c.state == "broken"]
         refused = {
             "study": self._refuses_study,
             "submission": self._refuses_submission,

@@ -1,4 +1,4 @@
-"""Two identical and two different pipelines in one cache, started together.
+"""Two identical and two different pipelines in one cache, started together, and one that prunes.
 
     python -m survival.together --folder FOLDER
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from survival.pipeline import Place, began, ended
 from survival.remains import differences, outcome, unsound
 
+PRUNE, PRUNES = ["cache", "prune", "--unfinished", "--yes"], 30
 SEEDS = {"tiny": 13, "other": 14, "third": 15}
 
 
@@ -30,7 +31,9 @@ def main() -> int:
     ended(began(together[0], unit=5))
     together[0].units.unlink()
     left = sorted(path.name for path in together[0].cache.glob("*/*.lock"))
-    codes += [ended(child) for child in [began(place) for place in (together[0], *together)]]
+    children = [began(place) for place in (together[0], *together)]
+    children.append(began(together[0], [PRUNE] * PRUNES))
+    codes += [ended(child) for child in children]
     wrong = unsound(together[0]) + differences(together[0], outcome(alone[0]), deaths=0)
     wrong += [f"exit codes {codes}"] if any(codes) else []
     wrong += [] if left else ["the dead process left no lock"]
