@@ -61,7 +61,7 @@ def test_a_bound_is_named_and_never_bold() -> None:
         ["B", "**30.0** [29.0, 31.0]"],
         ["A", "20.0 [19.0, 21.0]"],
     ]
-    assert "- Oracle: is given the gold passages" in text
+    assert "- Oracle: given what no system has" in text
 
 
 def test_notes_say_what_the_figures_rest_on() -> None:

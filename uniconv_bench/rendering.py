@@ -32,7 +32,7 @@ class Row:
     Attributes:
         label: as shown.
         scores: measured.
-        bound: it is given the gold passages, so it competes with nobody.
+        bound: it is given gold passages or human rewrites, so it competes with nobody.
         reported: printed elsewhere, as fractions.
     """
 

@@ -168,7 +168,7 @@ def grid(
     for name in titles:
         own = [entry for entry in entries if entry.record.system.name == name]
         scores = {(e.record.task.name, s.metric): s for e in own for s in e.scores}
-        rows.append(Row(titles[name], scores, _is_bound(own[0].record), {}))
+        rows.append(Row(titles[name], scores, own[0].record.system.is_bound, {}))
         for entry in own:
             for metric, values in entry.by_turn.items():
                 by_turn[titles[name], (entry.record.task.name, metric)] = values
@@ -179,7 +179,7 @@ def grid(
     rows += [Row(label, {}, False, figures) for label, figures in published[0].items()]
     best, rule = _best(columns, rows, by_turn, spread)
     bounds = [row.label for row in rows if row.bound]
-    given = f"{', '.join(bounds)}: is given the gold passages, never bold."
+    given = f"{', '.join(bounds)}: given what no system has when it is tested, never bold."
     notes = [
         f"Mean x 100 and 95 % interval (bootstrap over conversations). {rule}",
         *(spread.sentences(distinct(metric for _, metric in columns)) if spread else ()),
@@ -211,11 +211,6 @@ def _titles(records: Sequence[ResultRecord]) -> dict[str, str]:
     titles = {r.system.name: r.system.title for r in records}
     shared = {title for title in titles.values() if list(titles.values()).count(title) > 1}
     return {name: f"{t} ({name})" if t in shared else t for name, t in titles.items()}
-
-
-def _is_bound(record: ResultRecord) -> bool:
-    retriever = record.system.settings.get("retriever")
-    return isinstance(retriever, dict) and retriever.get("kind") == "gold"
 
 
 def _best(
