@@ -20,7 +20,7 @@ from uniconv_bench import cli, estimate, evaluate, plots
 from uniconv_bench.cards import PROFILES
 from uniconv_bench.commands import shared
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import cache_dir
+from uniconv_bench.files import cache_dir, digest_of_file
 from uniconv_bench.records import record_path, write_record
 
 ROOT = Path(__file__).parent.parent
@@ -915,3 +915,45 @@ def test_a_bundle_that_is_not_there(
             == f"error: no such folder ({given}); did you mean {card.parent.relative_to(tmp_path)}?"
         )
     assert "a file" in refused("submit", "check", card)
+
+
+def test_a_check_that_lacks_the_data_is_no_refusal(
+    command: Run, submission: list[str | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "leaderboards" / "submissions" / "mine"
+    assert command(*submission)[0] == 0
+    card = bundle / "card.toml"
+    card.write_text(card.read_text().replace('"sample"', '"mini"'))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"]["card.toml"] = digest_of_file(card)
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    code, out, err = command("submit", "check", bundle)
+    assert code == 3 and out == f"{bundle}: nothing wrong, but not all could be checked\n"
+    assert "not checked: no mini data of QReCC is prepared; first run uniconv-bench prepare" in err
+    code, out, _ = command("submit", "check", bundle, "--table")
+    assert code == 3 and out.startswith("- Not looked at: no mini data of QReCC")
+    page = tmp_path / "leaderboards" / "mini.md"
+    page.write_text("as it was")
+    code, out, err = command("leaderboard", "build", "--root", tmp_path)
+    assert code == 2 and "no profile can be built" in err and "uniconv-bench prepare" in err
+    assert page.read_text() == "as it was"
+
+
+def test_a_part_of_a_site_is_not_served(refused: Callable[..., str], tmp_path: Path) -> None:
+    site = tmp_path / "a site"
+    (site / "sample").mkdir(parents=True)
+    (site / ".uniconv-bench-site").touch()
+    (site / "sample" / "index.html").touch()
+    line = refused("leaderboard", "serve", site / "sample")
+    assert line.endswith(f"uniconv-bench leaderboard serve '{site}'")
+    line = refused("leaderboard", "serve", tmp_path / "no site")
+    assert line.endswith(f"uniconv-bench leaderboard build --site '{tmp_path / 'no site'}'")
+
+
+def test_a_command_to_type_next_bears_blanks(
+    command: Run, submission: list[str | Path], tmp_path: Path
+) -> None:
+    assert command(*submission)[0] == 0
+    site = tmp_path / "a site"
+    _, _, err = command("leaderboard", "build", "--root", tmp_path, "--site", site)
+    assert f"next: uniconv-bench leaderboard serve '{site}'" in err
