@@ -498,6 +498,28 @@ def test_no_bit_of_what_is_noted_of_shards_loses_a_passage(
         assert contents(out) == contents(tmp_path / "whole")
 
 
+def test_a_rotten_shard_is_not_given_to_arrow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which trusts the offsets that it finds there."""
+    monkeypatch.setattr(corpus, "BATCH", 2)
+    monkeypatch.setattr(corpus, "SHARD", 4)
+    result = store(rows(10), tmp_path / "whole", "raw")
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        with pytest.raises(Stop):
+            store(rows(10), tmp_path / "stopped", "raw")
+    shard = (tmp_path / "stopped" / "00000.arrow").read_bytes()
+    for place in range(0, len(shard), 40):
+        out = tmp_path / f"out{place}"
+        shutil.copytree(tmp_path / "stopped", out)
+        rotten = bytearray(shard)
+        rotten[place + 3] ^= 1 << 7
+        (out / "00000.arrow").write_bytes(rotten)
+        assert store(rows(10), out, "raw") == result
+        assert contents(out) == contents(tmp_path / "whole")
+
+
 RAW = Path(__file__).parent / "data" / "raw" / "topiocqa"
 KILLED = """
 import os, signal, sys

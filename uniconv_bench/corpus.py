@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -19,7 +18,7 @@ from uniconv_bench.appended import read_texts, write_texts
 from uniconv_bench.blocks import Columns, Mark, PassageBlock, PassageFiles
 from uniconv_bench.conversation import Passage
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import canonical_json
+from uniconv_bench.files import canonical_json, digest_of_file
 from uniconv_bench.lookup import PassageIds, write_lookup
 
 SHARD = 1 << 20
@@ -138,8 +137,8 @@ class _Writer:
             self._waiting = []
         self._file.close()
         self._file = None
-        self._partial.replace(self._folder / _shard_name(len(self._shards)))
-        self._shards.append({"digest": self.digest.hexdigest(), "end": self._end})
+        closed = self._partial.replace(self._folder / _shard_name(len(self._shards)))
+        self._shards.append({"sha256": digest_of_file(closed), "end": self._end})
         write_texts(self._folder / PROGRESS, [canonical_json(s) for s in self._shards])
         self._closed = self.rows
 
@@ -171,18 +170,16 @@ def _complete(folder: Path) -> tuple[Any, int, list[dict[str, Any]]]:
     """Digest, passages and description of the shards that an earlier call completed; removes all
     else.
 
-    A shard counts if its passages still have the digest that was written down when it was closed.
+    A shard counts if it still has the sha256 that was written down when it was closed.
     """
     digest, rows, shards = hashlib.sha256(), 0, []
     for number, shard in enumerate(map(json.loads, read_texts(folder / PROGRESS))):
-        extended, more = digest.copy(), 0
-        with suppress(OSError, ValueError):  # of which Arrow's errors are kinds
-            for batch in _batches(folder / _shard_name(number), COLUMNS):
-                extended.update(_lines(*(column.to_pylist() for column in batch.columns)))
-                more += batch.num_rows
-        if extended.hexdigest() != shard["digest"]:
+        path = folder / _shard_name(number)
+        if not path.is_file() or digest_of_file(path) != shard["sha256"]:
             break
-        digest, rows = extended, rows + more
+        for batch in _batches(path, COLUMNS):
+            digest.update(_lines(*(column.to_pylist() for column in batch.columns)))
+            rows += batch.num_rows
         shards.append(shard)
     kept = {PROGRESS, *(_shard_name(number) for number in range(len(shards)))}
     for path in folder.iterdir():
