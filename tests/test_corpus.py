@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from uniconv_bench import blocks, corpus, lookup
+from uniconv_bench import appended, blocks, corpus, lookup
 from uniconv_bench.blocks import Mark, PassageFiles, jsonl_passages, tsv_passages
 from uniconv_bench.conversation import Passage
 from uniconv_bench.corpus import ArrowCorpus, store
@@ -402,7 +402,7 @@ class Stop(Exception):
 
 
 def stop_after(shards: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    note, written = corpus.write_texts, 0
+    note, written = appended.write_texts, 0
 
     def stopping(*args: Any) -> None:
         nonlocal written

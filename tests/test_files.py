@@ -44,7 +44,8 @@ def test_bytes_are_on_disk_before_the_name_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a machine that goes down leaves an empty file under the final name."""
-    path, sizes = tmp_path / "file", []
+    path = tmp_path / "file"
+    sizes: list[tuple[int, bool]] = []
     sync = os.fsync
 
     def synced(handle: int) -> None:
