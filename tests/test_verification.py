@@ -5,13 +5,26 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
 from uniconv_bench import cli
-from uniconv_bench.runs import read_answers
+from uniconv_bench.assembly import Setup
+from uniconv_bench.progress import Silent
+from uniconv_bench.runs import ordered, read_answers, read_run, write_answers, write_run
 from uniconv_bench.system import Answer
-from uniconv_bench.verification import answer_fault, drawn, ranking_fault
+from uniconv_bench.system_cards import SystemCard
+from uniconv_bench.task import load_task
+from uniconv_bench.verification import (
+    TOLERANCES,
+    Repeated,
+    answer_fault,
+    drawn,
+    ranking_fault,
+    share_of,
+    tolerance_of,
+)
 
 CODE = """
 from uniconv_bench.system import Answer
@@ -80,6 +93,116 @@ def test_near_ties_may_change_places_and_scores_may_not() -> None:
     assert ranking_fault([], claimed, 1e-4) is None
 
 
+COSINES = [(f"p{n:02d}", 0.80 - 0.001 * n) for n in range(100)]
+"""Of a bfloat16 model: a spread of a tenth, far from 0."""
+
+
+def moved(name: str, score: float) -> list[tuple[str, float]]:
+    """Those of `COSINES` with a passage at another score, in order, no more than there were."""
+    others = [row for row in COSINES if row[0] != name]
+    return sorted([*others, (name, score)], key=lambda row: (-row[1], row[0]))[: len(COSINES)]
+
+
+@pytest.mark.parametrize("added", [0.0, 100.0, 1e5])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_passage_is_lifted_whatever_is_added_to_scores(added: float, dtype: str) -> None:
+    near = TOLERANCES[dtype].score
+    made = [(name, score + added) for name, score in COSINES]
+
+    def fault(name: str, score: float) -> str | None:
+        return ranking_fault([(n, s + added) for n, s in moved(name, score)], made, near)
+
+    assert fault("p00", 0.80) is None
+    assert "passage 'p15' at rank 1" in str(fault("p15", 0.801))
+    assert "made again at most" in str(fault("gold", 0.801))
+    assert "made again at most" in str(fault("gold", 0.75))
+    if added < 1e5:  # else float32 itself can't tell
+        # The last place is as good as any that was not found; 0.0002 of a spread of 0.099.
+        assert (fault("gold", 0.7012) is None) == (dtype == "bfloat16")
+
+
+@pytest.mark.parametrize(("dtype", "share"), [("float32", 1e-4), ("bfloat16", 0.05)])
+def test_scores_differ_by_a_share_of_their_spread(dtype: str, share: float) -> None:
+    made = [("a", 12.0), ("b", 7.0), ("c", 2.0)]
+    for off, fits in ((0.9 * share, True), (1.1 * share, False), (-1.1 * share, False)):
+        claimed = [("a", 12.0), ("b", 7.0 + 10 * off), ("c", 2.0)]
+        assert (ranking_fault(claimed, made, TOLERANCES[dtype].score) is None) == fits
+
+
+@pytest.mark.parametrize("outlier", [-1e6, 1e6])
+def test_an_outlier_that_makes_all_others_near_excuses_no_move(outlier: float) -> None:
+    made = sorted([*COSINES, ("odd", outlier)], key=lambda row: -row[1])
+    for name in ("p01", "p40"):
+        claimed = sorted([*moved(name, 0.801), ("odd", outlier)], key=lambda row: -row[1])
+        assert "is a near tie, made again at rank" in str(ranking_fault(claimed, made, 1e-4))
+    assert ranking_fault(made, made, 1e-4) is None
+
+
+def test_scores_that_are_all_the_same_let_no_other_ranking_pass() -> None:
+    made = [(f"p{n}", 1e8) for n in range(100)]
+    assert ranking_fault(made, made, 0.05) is None
+    for claimed in ([("gold", 1e8)], [("p7", 1e8)], [*made[1:], ("gold", 1e8)]):
+        assert "near tie" in str(ranking_fault(claimed, made, 0.05))
+    assert "near tie" in str(ranking_fault([("gold", 1e8)], [("p0", 1e8)], 0.05))
+
+
+def test_a_near_tie_lifts_to_half_a_rank_at_most() -> None:
+    level = [(f"p{n}", 0.5 - n * 1e-9) for n in range(8)]
+    made = [*((f"a{n}", 2.0 - n / 10) for n in range(12)), *level]
+    names = [name for name, _ in made]
+    for first, fits in ((level[7], True), (("p99", 0.5), True)):
+        claimed = [*made[:12], first, *[row for row in level if row != first][:7]]
+        assert (ranking_fault(claimed, made, 1e-4) is None) == fits
+    assert names.index("p7") + 1 == 20
+    few = [("a", 2.0), ("b", 1.9), ("c", 1.8), ("d", 1.7)]
+    made = [*((f"p{n}", 3.0 - n * 1e-9) for n in range(4)), *few]
+    assert ranking_fault([made[2], *made[:2], *made[3:]], made, 1e-4) is None
+    lifted = ranking_fault([made[3], *made[:3], *made[4:]], made, 1e-4)
+    assert lifted == "passage 'p3' at rank 1 is a near tie, made again at rank 4"
+
+
+def card_of(retriever: str, generator: str, dtype: str) -> Setup:
+    card = SystemCard.model_validate(
+        {
+            **dict.fromkeys(("name", "title", "description"), "x"),
+            "backbone": {"sample": "smollm2-135m"},
+            "retriever": {"kind": retriever},
+            "generator": {"kind": generator},
+            "inference": {"dtype": dtype},
+        }
+    )
+    return Setup(card, Path("x.toml"), "sample", Silent())
+
+
+@pytest.mark.parametrize(
+    ("retriever", "dtype", "score", "shares"),
+    [
+        ("bm25", "float32", 1e-4, (1.0, 0.9)),
+        ("bm25", "bfloat16", 1e-4, (1.0, 0.7)),
+        ("dense", "bfloat16", 0.05, (1.0, 0.7)),
+        ("dense", "float32", 1e-4, (1.0, 0.9)),
+        ("here:Own", "bfloat16", 0.05, (1.0, 0.7)),
+    ],
+)
+def test_each_stage_is_held_to_the_precision_of_its_own_model(
+    retriever: str, dtype: str, score: float, shares: tuple[float, float]
+) -> None:
+    setup = card_of(retriever, "llm", dtype)
+    assert tolerance_of(setup, "retriever").score == score
+    assert (share_of(setup, "retriever"), share_of(setup, "generator")) == shares
+
+
+def test_enough_turns_agree_and_forgers_chances_are_told() -> None:
+    def held(agree: int, needed: int) -> Repeated:
+        return Repeated("toy", "generation", 10, agree, needed, None)
+
+    assert held(9, 9).holds and not held(8, 9).holds
+    # By hand: none of ten met; or at most one; or at most three.
+    assert held(10, 10).passes(0.1) == pytest.approx(0.9**10)
+    assert held(10, 9).passes(0.2) == pytest.approx(0.8**10 + 10 * 0.2 * 0.8**9)
+    assert held(10, 7).passes(0.2) == pytest.approx(0.8791, abs=1e-4)
+
+
 def test_answers_are_the_same_words() -> None:
     long = "It was built in the year 1820 by a guild of bakers"
     assert answer_fault(Answer("1_1", long), Answer("1_1", f"{long}\n")) is None
@@ -134,15 +257,41 @@ def test_a_bundle_is_held_against_its_system(
     turns = len(read_answers(bundle / "qrecc.answers.jsonl.gz"))
     assert stages["generation"]["agree"] == stages["generation"]["turns"] == -(-turns // 5)
     assert stages["retrieval"]["first"] is None
+    assert stages["retrieval"]["needed"] == stages["retrieval"]["turns"]
+    assert stages["generation"]["needed"] == -(-9 * stages["generation"]["turns"] // 10)
+    chance = stages["retrieval"]["passes"]
+    assert chance == {"0.1": pytest.approx(0.9 ** stages["retrieval"]["turns"]), "0.2": ANY}  # type: ignore[operator]
     # Another machine's rounding passes, another score does not; nor do other words.
-    assert verified(system(tmp_path, off=1e-5))[0] == 0
+    assert verified(system(tmp_path, off=1e-7), "--share", "1")[0] == 0
     code, stages, _ = verified(system(tmp_path, off=0.5), "--seed", seed)
     assert code == 1 and stages["retrieval"]["agree"] == 0 and stages["generation"]["holds"]
+    # A bundle of one's own ranking: its answers were written from that, and are so again.
+    other = tmp_path / "other"
+    made = read_run(bundle / "qrecc.run.gz")
+    upside_down = {t: ordered((p, -score) for p, score in rows) for t, rows in made.items()}
+    texts = {p.passage_id: p.text for p in load_task("qrecc", "sample", progress=Silent()).corpus}
+    written = (
+        Answer(turn, " ".join(texts[rows[0][0]].split()[:6])) for turn, rows in upside_down.items()
+    )
+    write_run(tmp_path / "other.trec", upside_down.items(), "x")
+    write_answers(tmp_path / "other.jsonl", written)
+    code, _, err = command(
+        *("submit", "pack", tmp_path / "card.toml", "--output", other),
+        *("--run", f"qrecc={tmp_path / 'other.trec'}"),
+        *("--answers", f"qrecc={tmp_path / 'other.jsonl'}"),
+    )
+    assert code == 0, err
+    honest, bundle = bundle, other / "my-parrot"
+    code, stages, _ = verified(ours)
+    assert code == 1 and stages["retrieval"]["agree"] == 0
+    assert stages["generation"]["agree"] == stages["generation"]["turns"]
+    bundle = honest
     code, stages, _ = verified(system(tmp_path, words=5))
     assert code == 1 and stages["retrieval"]["holds"] and not stages["generation"]["holds"]
     code, out, _ = command("submit", "verify", bundle, "-s", system(tmp_path, words=5))
     assert code == 1 and "NOT what its system makes" in out
     assert "qrecc generation, first turn that differs" in out
+    assert "passes with 10 % forged" in " ".join(out.split())
     # Weights that are not at hand are never trained in passing.
     adapter = tmp_path / "trained.toml"
     adapter.write_text(

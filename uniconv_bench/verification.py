@@ -33,18 +33,25 @@ class Tolerance:
     """By how much an honest submission may differ from what another machine makes.
 
     Attributes:
-        score: distance of two scores of a passage, as a share of the turn's largest score.
-        share: turns that have to agree.
+        score: distance of two scores of a passage, as a share of the turn's best minus its last
+            score: what is added to all scores, or multiplies them, changes nothing.
+        texts: share of the turns whose text, written by a model, has to agree.
     """
 
     score: float
-    share: float
+    texts: float
 
 
-TOLERANCES = {"float32": Tolerance(1e-4, 0.9), "bfloat16": Tolerance(0.02, 0.7)}
-"""By the `dtype` on the system's card, whatever its parts are. Sums in another order differ in the
-seventh digit of a float32 and in the third of a bfloat16, and layers of a model add to that. Scores
-show it as such; a near tie of two tokens turns the rest of a text, so some turns may differ."""
+TOLERANCES = {"float32": Tolerance(1e-4, 0.9), "bfloat16": Tolerance(0.05, 0.7)}
+"""By the `dtype` that a part's model runs in. Sums in another order differ in the seventh digit of
+a float32 and in the third of a bfloat16, and layers of a model add to that. Scores show it as such;
+a near tie of two tokens turns the rest of a text, so some texts may differ."""
+ROUNDING = 2.0**-22
+"""What a float32 may be off by, as a share of it: nearer scores are near ties of any ranking."""
+WITHOUT_MODEL = ("bm25", "gold", "none", "endpoint")
+"""Kinds of parts that run no model here: the card's `dtype` says nothing of them."""
+FORGED = (0.1, 0.2)
+"""Shares of forged turns, of which it is told how likely a verification passes them."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,14 @@ class Repeated:
     def holds(self) -> bool:
         """Whether enough turns agree."""
         return self.agree >= self.needed
+
+    def passes(self, forged: float) -> float:
+        """Chance that as many turns agree as have to, if that share of all turns is forged."""
+        spared = self.turns - self.needed
+        return math.fsum(
+            math.comb(self.turns, met) * forged**met * (1 - forged) ** (self.turns - met)
+            for met in range(spared + 1)
+        )
 
 
 def drawn(turn_ids: Sequence[str], share: float, seed: int) -> list[str]:
@@ -111,16 +126,15 @@ def again(
         f"verify {digest_of(chosen)}", lambda turn: turn if turn.turn_id in chosen else None
     )
     evaluation = Evaluation.with_setup(setup, task, None, progress, view)
-    tolerance = TOLERANCES[setup.card.inference.dtype]
     made_file = stages.retrieve(evaluation) / RUN
     if run_file:
-        made = read_run(made_file)
+        made, near = read_run(made_file), tolerance_of(setup, "retriever").score
         faults = {
-            turn_id: ranking_fault(run[turn_id], made.get(turn_id, []), tolerance.score)
+            turn_id: ranking_fault(run[turn_id], made.get(turn_id, []), near)
             for turn_id in chosen
             if turn_id in run
         }
-        yield _repeated(name, "retrieval", faults, tolerance)
+        yield _repeated(name, "retrieval", faults, share_of(setup, "retriever"))
     if answers_file:
         said = read_answers(stages.generate(evaluation, run_file or made_file) / ANSWERS)
         faults = {
@@ -128,19 +142,29 @@ def again(
             for turn_id in chosen
             if turn_id in answers
         }
-        yield _repeated(name, "generation", faults, tolerance)
+        yield _repeated(name, "generation", faults, share_of(setup, "generator"))
 
 
-def _repeated(
-    task: str, stage: Stage, faults: dict[str, str | None], tolerance: Tolerance
-) -> Repeated:
+def tolerance_of(setup: Setup, part: str) -> Tolerance:
+    """That of the precision in which the `retriever` or `generator` runs its model."""
+    alone = getattr(setup.card, part).kind in WITHOUT_MODEL
+    return TOLERANCES["float32" if alone else setup.card.inference.dtype]
+
+
+def share_of(setup: Setup, part: str) -> float:
+    """Turns that have to agree: all rankings, whose near ties pass, unless they rest on texts."""
+    rests_on_text = part == "generator" or setup.card.retriever.kind == "rewrite"
+    return tolerance_of(setup, part).texts if rests_on_text else 1.0
+
+
+def _repeated(task: str, stage: Stage, faults: dict[str, str | None], share: float) -> Repeated:
     different = [(turn_id, fault) for turn_id, fault in faults.items() if fault]
     return Repeated(
         task,
         stage,
         turns=len(faults),
         agree=len(faults) - len(different),
-        needed=math.ceil(tolerance.share * len(faults)),
+        needed=math.ceil(share * len(faults)),
         first=different[0] if different else None,
     )
 
@@ -150,6 +174,8 @@ def ranking_fault(claimed: Ranking, made: Ranking, tolerance: float) -> str | No
 
     Scores near each other are taken as equal, so passages may change places only among near ties,
     and leave a ranking only if their score is near the last one's. The new one may go deeper.
+    A near tie lifts no passage to less than half of its rank, and none at all where two thirds of
+    the passages are near each other, since such scores would let any order pass.
 
     Args:
         claimed: from the bundle, best first.
@@ -158,15 +184,22 @@ def ranking_fault(claimed: Ranking, made: Ranking, tolerance: float) -> str | No
     """
     if len(claimed) > len(made):
         return f"it ranks {len(claimed)} passages, made again {len(made)}"
-    near = tolerance * max((abs(score) for _, score in [*claimed, *made]), default=0.0)
-    scores, found = dict(claimed), dict(made)
+    scores = dict(claimed)
+    found = {passage_id: (rank, score) for rank, (passage_id, score) in enumerate(made, 1)}
+    best, last = (made[0][1], made[-1][1]) if made else (0.0, 0.0)
+    near = max(tolerance * (best - last), ROUNDING * max(abs(best), abs(last)))
+    apart = zip(made, made[2 * len(made) // 3 :], strict=False)
+    lift = 1 if any(above - below <= near for (_, above), (_, below) in apart) else 2
     for rank, (passage_id, score) in enumerate(claimed, 1):
         # One that is not found again can have been no better than the last that is.
-        repeated = found.get(passage_id, min(score, made[-1][1]))
+        below = len(made) + 1, min(score, last)
+        repeated_rank, repeated = found.get(passage_id, below)
+        where = f"passage {passage_id!r} at rank {rank}"
+        gone = "" if passage_id in found else "at most "
         if abs(score - repeated) > near:
-            gone = "" if passage_id in found else "at most "
-            where = f"passage {passage_id!r} at rank {rank}"
             return f"{where} has the score {score:.6g}, made again {gone}{repeated:.6g}"
+        if rank < repeated_rank // lift:
+            return f"{where} is a near tie, made again {gone}at rank {repeated_rank}"
     for rank, (passage_id, score) in enumerate(made[: len(claimed)], 1):
         if passage_id not in scores and score > claimed[-1][1] + near:
             return f"passage {passage_id!r}, at rank {rank} when made again, is not ranked"

@@ -139,7 +139,7 @@ def submit_verify(
 
     from uniconv_bench.examination import among_others, examine
     from uniconv_bench.task import load_task
-    from uniconv_bench.verification import again, drawn, setup_of
+    from uniconv_bench.verification import FORGED, again, drawn, setup_of
 
     _require_bundle(bundle)
     found = examine(bundle, among_others(bundle, tasks()))
@@ -158,7 +158,11 @@ def submit_verify(
         stages += again(bundle, setup, task, share, seed, progress())
     agrees = all(stage.holds for stage in stages)
     if as_json:
-        told = [asdict(stage) | {"holds": stage.holds} for stage in stages]
+        told = [
+            asdict(stage)
+            | {"holds": stage.holds, "passes": {str(f): stage.passes(f) for f in FORGED}}
+            for stage in stages
+        ]
         print_json({"name": card.name, "seed": seed, "agrees": agrees, "stages": told})
     else:
         _show_repeated(bundle, stages, seed, agrees)
@@ -168,9 +172,11 @@ def submit_verify(
 
 def _show_repeated(bundle: Path, stages: Sequence[Repeated], seed: int, agrees: bool) -> None:
     from uniconv_bench.display import show_rows
+    from uniconv_bench.verification import FORGED
 
     rows = [
         {"task": s.task, "stage": s.stage, "turns": s.turns, "agree": s.agree, "needed": s.needed}
+        | {f"passes with {f:.0%} forged".replace("%", " %"): f"{s.passes(f):.2f}" for f in FORGED}
         for s in stages
     ]
     show_rows(rows, f"{bundle.resolve().name}, made again (--seed {seed})")
