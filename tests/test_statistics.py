@@ -226,9 +226,12 @@ def staircase(systems: int, step: float, noise: float) -> dict[str, dict[str, fl
 def test_ranks_are_those_of_every_pair_tested_alone() -> None:
     systems = staircase(7, 0.025, 0.1)
     found, spread = ranks(systems), set()
+    corrected = {
+        name: holm({o: p_value(values, v) for o, v in systems.items() if o != name})
+        for name, values in systems.items()
+    }
     for name, values in systems.items():
-        others = {other: p_value(values, v) for other, v in systems.items() if other != name}
-        apart = [other for other, p in holm(others).items() if p < 0.05]
+        apart = [o for o, p in corrected[name].items() if max(p, corrected[o][name]) < 0.05]
         above = sum(sum(systems[o].values()) > sum(values.values()) for o in apart)
         assert found[name] == (1 + above, 7 - (len(apart) - above))
         spread.add(found[name])

@@ -45,8 +45,9 @@ def ranks(systems: Mapping[Name, Mapping[str, float]]) -> dict[Name, Ranks]:
 
     An interval holds its system's true rank among those given in 95 of 100 cases (Mogstad et al.
     2024, "Inference for ranks"): it rests on the system's own comparisons with the others, by
-    `p_value`, after Holm over these alone. So a family grows with the systems, not with their
-    pairs, and one that is far off costs the others nothing. Noise widens an interval to both sides.
+    `p_value`, after Holm over these alone. Two are told apart only if the comparisons of both
+    say so. So a family grows with the systems, not with their pairs, and one
+    that is far off costs the others nothing. Noise widens an interval to both sides.
 
     Raises:
         ValueError: no turn, or not the same turns.
@@ -55,9 +56,15 @@ def ranks(systems: Mapping[Name, Mapping[str, float]]) -> dict[Name, Ranks]:
     rivals: dict[Name, dict[Name, float]] = {name: {} for name in systems}
     for (one, other), p in _p_of_pairs(systems).items():
         rivals[one][other] = rivals[other][one] = p
+    told = {
+        (name, other)
+        for name, p_values in rivals.items()
+        for other, p in holm(p_values).items()
+        if p < LEVEL
+    }
     found = {}
-    for name, p_values in rivals.items():
-        apart = [other for other, p in holm(p_values).items() if p < LEVEL]
+    for name in systems:
+        apart = [other for other in systems if {(name, other), (other, name)} <= told]
         above = sum(mean[other] > mean[name] for other in apart)
         found[name] = Ranks.of(above, len(apart) - above, len(systems))
     return found
