@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import resource
+import signal
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -71,6 +74,26 @@ def test_figures_are_inside_the_page_and_beside_it(results: Path, tmp_path: Path
         assert (tmp_path / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         assert f"(figures/{name}.png)" in markdown.read_text()
+
+
+def test_a_figure_that_cannot_be_written_is_the_systems_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots()
+    axes.plot([1, 2])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            plots.save(figure, tmp_path / "figure")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert caught.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_says_what_it_goes_without(

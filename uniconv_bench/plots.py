@@ -6,12 +6,14 @@ Readable in greyscale: what tells things apart is place and shape, never colour 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from uniconv_bench.errors import UserError
+from uniconv_bench.files import atomic_write
 from uniconv_bench.footnotes import distinct
 from uniconv_bench.records import ResultRecord
 from uniconv_bench.rendering import metric_label
@@ -141,8 +143,12 @@ def save(figure: Any, out: Path) -> Path:
     """
     from matplotlib import pyplot
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(f"{out}.pdf", metadata={"CreationDate": None})
-    figure.savefig(f"{out}.png", dpi=150, metadata={"Software": None})
+    # Drawn in memory: on a full disk the library's own writers end in errors of their own.
+    pdf, png = io.BytesIO(), io.BytesIO()
+    figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
+    figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
     pyplot.close(figure)
+    for ending, drawn in (("pdf", pdf), ("png", png)):
+        with atomic_write(Path(f"{out}.{ending}"), "wb") as stream:
+            stream.write(drawn.getvalue())
     return Path(f"{out}.png")
