@@ -38,7 +38,7 @@ def run(work: Callable[[], int]) -> int:
     except (
         KeyboardInterrupt,
         StopError,
-    ) as stop:  # that `work` left alone, or came too soon for it
+    ) as stop:  # left alone by `work`, or too soon for it
         if "--debug" in sys.argv:
             traceback.print_exc()
         _tell()
