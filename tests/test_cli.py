@@ -191,7 +191,7 @@ def test_full_disk_for_real(
 def test_full_disk_behind_stdout(line: str, results: Path) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "uniconv_bench.cli", *line.format(results).split()],
+            [sys.executable, "-m", "uniconv_bench", *line.format(results).split()],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -317,7 +317,7 @@ def test_a_terminal_of_another_encoding_is_no_reason_to_stop(line: str) -> None:
 
 def test_json_is_all_that_stdout_carries() -> None:
     for kind, known in (("tasks", "qrecc"), ("systems", "uniconv"), ("metrics", "ndcg@3")):
-        done = python("-m", "uniconv_bench.cli", "list", kind, "--json")
+        done = python("-m", "uniconv_bench", "list", kind, "--json")
         rows = json.loads(done.stdout)
         assert known in [row["name"] for row in rows]
         assert done.stderr == ""

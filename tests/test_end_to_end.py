@@ -19,7 +19,7 @@ LIMIT = "12"
 
 def run(cache: Path, system: str) -> tuple[dict[str, Any], str]:
     """The record that `run --json` prints, and what it said meanwhile."""
-    command = [sys.executable, "-m", "uniconv_bench.cli", "run", "--json", "--limit", LIMIT]
+    command = [sys.executable, "-m", "uniconv_bench", "run", "--json", "--limit", LIMIT]
     done = subprocess.run(
         [*command, "--task", "qrecc", "--system", system],
         env={**os.environ, "UNICONV_BENCH_CACHE": str(cache)},

@@ -98,7 +98,7 @@ def outside(installed: Path, folder: Path, *arguments: str) -> str:
 def test_it_lists_and_prepares_from_elsewhere(installed: Path, tmp_path: Path) -> None:
     where = "import uniconv_bench.tasks as t; print(t.__file__)"
     assert Path(outside(installed, tmp_path, "-c", where)).is_relative_to(installed)
-    command = ("-m", "uniconv_bench.cli")
+    command = ("-m", "uniconv_bench")
     known = {}
     for kind, suffix in (("tasks", "tasks"), ("systems", "baselines")):
         rows = json.loads(outside(installed, tmp_path, *command, "list", kind, "--json"))
