@@ -291,7 +291,7 @@ def test_a_bundle_is_held_against_its_system(
     code, out, _ = command("submit", "verify", bundle, "-s", system(tmp_path, words=5))
     assert code == 1 and "NOT what its system makes" in out
     assert "qrecc generation, first turn that differs" in out
-    assert "passes with 10 % forged" in " ".join(out.split())
+    assert "10 % forged" in " ".join(out.split())  # columns are as wide as the terminal
     # Weights that are not at hand are never trained in passing.
     adapter = tmp_path / "trained.toml"
     adapter.write_text(
