@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,19 @@ def work():
 raise SystemExit(stopping.run(work))
 """
 SLOW_TYPER = "print('imports', flush=True)\nimport time\ntime.sleep(600)\n"
+
+
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """Signals that whoever began the tests ignores are not ignored by what they begin."""
+    before = {number: signal.getsignal(number) for number, _ in CODES}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
 

@@ -57,7 +57,7 @@ def names_beside(folder: Path) -> dict[str, str]:
     """Name or title of another bundle in the same folder -> whose it is."""
     found = {}
     for path in sorted(folder.resolve().parent.glob("[!.]*/")):
-        if path.is_symlink() or path == folder.resolve():
+        if path.is_symlink() or path == folder.resolve() or not (path / MANIFEST).is_file():
             continue
         found[path.name] = owner = f"submission {path.name!r}"
         with suppress(UserError, OSError, RecursionError):  # its own check tells of these
