@@ -22,9 +22,10 @@ import pytest
 from uniconv_bench import appended, blocks, corpus, lookup
 from uniconv_bench.blocks import Mark, PassageFiles, jsonl_passages, tsv_passages
 from uniconv_bench.conversation import Passage
-from uniconv_bench.corpus import ArrowCorpus, store
+from uniconv_bench.corpus import store
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import canonical_json
+from uniconv_bench.passages import ArrowCorpus
 
 SIGNS = [
     '"',
@@ -414,6 +415,22 @@ def stop_after(shards: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "write_texts", stopping)
 
 
+def half_stored(
+    count: int, form: str, after: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Any, tuple[int, str]]:
+    """Passages, stored in `whole`, and in `stopped` until some shards were closed; the result."""
+    passages: Any = rows(count)
+    if form in FORMS:
+        write, read = FORMS[form]
+        passages = read(write(folder / "c", rows(count)))
+    result = store(passages, folder / "whole", "raw")
+    with monkeypatch.context() as patch:
+        stop_after(after, patch)
+        with pytest.raises(Stop):
+            store(passages, folder / "stopped", "raw")
+    return passages, result
+
+
 @pytest.mark.parametrize("form", [*FORMS, "plain"])
 @pytest.mark.parametrize("shards", [1, 3])
 def test_a_stopped_store_goes_on(
@@ -422,17 +439,10 @@ def test_a_stopped_store_goes_on(
     monkeypatch.setattr(blocks, "BLOCK", 512)
     monkeypatch.setattr(corpus, "BATCH", 16)
     monkeypatch.setattr(corpus, "SHARD", 64)
-    passages: Any = rows(600)
-    if form in FORMS:
-        write, read = FORMS[form]
-        passages = read(write(tmp_path / "c", rows(600)))
-    result = store(passages, tmp_path / "whole", "raw")
-    with monkeypatch.context() as patch:
-        stop_after(shards, patch)
-        with pytest.raises(Stop):
-            store(passages, tmp_path / "out", "raw")
-    (tmp_path / "out" / f"0000{shards}.arrow.partial").write_bytes(b"half of a shard")
-    (tmp_path / "out" / "00099.arrow").write_bytes(b"closed, but not noted")
+    passages, result = half_stored(600, form, shards, tmp_path, monkeypatch)
+    out = tmp_path / "stopped"
+    (out / f"0000{shards}.arrow.partial").write_bytes(b"half of a shard")
+    (out / "00099.arrow").write_bytes(b"closed, but not noted")
     begun: list[Mark] = []
     blocks_from = PassageFiles.blocks
 
@@ -441,10 +451,10 @@ def test_a_stopped_store_goes_on(
         return blocks_from(self, start)
 
     monkeypatch.setattr(PassageFiles, "blocks", noted)
-    kept = tmp_path / "out" / "00000.arrow"
+    kept = out / "00000.arrow"
     stamp = kept.stat().st_mtime_ns
-    assert store(passages, tmp_path / "out", "raw") == result
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert store(passages, out, "raw") == result
+    assert contents(out) == contents(tmp_path / "whole")
     assert kept.stat().st_mtime_ns == stamp
     if form in FORMS:
         assert [mark.offset > 1000 * shards for mark in begun] == [True]
@@ -456,19 +466,15 @@ def test_a_damaged_shard_is_written_anew(
 ) -> None:
     monkeypatch.setattr(corpus, "BATCH", 16)
     monkeypatch.setattr(corpus, "SHARD", 64)
-    store(rows(300), tmp_path / "whole", "raw")
-    with monkeypatch.context() as patch:
-        stop_after(3, patch)
-        with pytest.raises(Stop):
-            store(rows(300), tmp_path / "out", "raw")
-    shard = tmp_path / "out" / "00001.arrow"
+    passages, result = half_stored(300, "plain", 3, tmp_path, monkeypatch)
+    shard = tmp_path / "stopped" / "00001.arrow"
     content = shard.read_bytes()
     if fault == "gone":
         shard.unlink()
     else:
         shard.write_bytes(content[:500] if fault == "cut" else content.replace(b"word", b"WORD"))
-    store(rows(300), tmp_path / "out", "raw")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert store(passages, tmp_path / "stopped", "raw") == result
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("form", ["plain", "jsonl"])
@@ -478,15 +484,7 @@ def test_no_bit_of_what_is_noted_of_shards_loses_a_passage(
     monkeypatch.setattr(blocks, "BLOCK", 512)
     monkeypatch.setattr(corpus, "BATCH", 2)
     monkeypatch.setattr(corpus, "SHARD", 4)
-    passages: Any = rows(40)
-    if form in FORMS:
-        write, read = FORMS[form]
-        passages = read(write(tmp_path / "c", rows(40)))
-    result = store(passages, tmp_path / "whole", "raw")
-    with monkeypatch.context() as patch:
-        stop_after(2, patch)
-        with pytest.raises(Stop):
-            store(passages, tmp_path / "stopped", "raw")
+    passages, result = half_stored(40, form, 2, tmp_path, monkeypatch)
     noted = (tmp_path / "stopped" / corpus.PROGRESS).read_bytes()
     for place in range(0, len(noted), 3):
         out = tmp_path / f"out{place}"
@@ -504,11 +502,7 @@ def test_a_rotten_shard_is_not_given_to_arrow(
     """Which trusts the offsets that it finds there."""
     monkeypatch.setattr(corpus, "BATCH", 2)
     monkeypatch.setattr(corpus, "SHARD", 4)
-    result = store(rows(10), tmp_path / "whole", "raw")
-    with monkeypatch.context() as patch:
-        stop_after(1, patch)
-        with pytest.raises(Stop):
-            store(rows(10), tmp_path / "stopped", "raw")
+    passages, result = half_stored(10, "plain", 1, tmp_path, monkeypatch)
     shard = (tmp_path / "stopped" / "00000.arrow").read_bytes()
     for place in range(0, len(shard), 40):
         out = tmp_path / f"out{place}"
@@ -516,7 +510,7 @@ def test_a_rotten_shard_is_not_given_to_arrow(
         rotten = bytearray(shard)
         rotten[place + 3] ^= 1 << 7
         (out / "00000.arrow").write_bytes(rotten)
-        assert store(rows(10), out, "raw") == result
+        assert store(passages, out, "raw") == result
         assert contents(out) == contents(tmp_path / "whole")
 
 

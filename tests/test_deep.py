@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from uniconv_bench import artefacts, files
-from uniconv_bench.artefacts import folder_of, missing_artefact, open_artefact, seal
+from uniconv_bench.artefacts import folder_of, missing_artefact, open_artefact
 from uniconv_bench.cli import main
 from uniconv_bench.deep import read_all
 from uniconv_bench.inventory import holdings
+from uniconv_bench.seals import seal
 
 ROOT = Path(__file__).parent.parent
 

@@ -18,11 +18,11 @@ PACKAGE = "uniconv_bench"
 LAYERS = (
     {"errors", "locks", "replies", "stopping"},
     {"files", "fitting", "offline"},
-    {"appended", "sealed"},
+    {"appended", "seals", "sealed"},
     {"artefacts"},
     {"conversation", "cards", "definitions", "formats", "lookup", "malformed", "system_cards"}
-    | {"claim_cards", "statistics", "study_cards", "training_cards"},
-    {"blocks"},
+    | {"claim_cards", "extending", "statistics", "study_cards", "training_cards"},
+    {"blocks", "passages"},
     {"corpus"},
     {
         "costs",
@@ -80,7 +80,7 @@ ONLY = {
         *("index", "encode", "dense", "decode", "task", "uniconv"),
     },
     "uniconv": {
-        *("errors", "files", "offline", "appended", "artefacts", "cards", "system_cards"),
+        *("errors", "files", "offline", "appended", "seals", "artefacts", "cards", "system_cards"),
         "training_cards",
         *("conversation", "prompts", "system"),
         *("index", "encode", "dense", "decode", "task", "metrics"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,7 +20,6 @@ from uniconv_bench import locks
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import (
     TEMPORARY,
-    atomic_write,
     cache_dir,
     canonical_json,
     digest_of,
@@ -30,15 +28,17 @@ from uniconv_bench.files import (
     settle,
     write_json,
 )
+from uniconv_bench.seals import (
+    ALONE,
+    PARTIAL,
+    UNFINISHED,
+    drop_rotten,
+    is_as_sealed,
+    make_anew,
+    unlike_seals,
+)
 
 MANIFEST = "manifest.json"
-PARTIAL = ".partial"
-"""Ends the names of working folders, and of what in them is no part of the artefact."""
-SEAL = f".sha256{PARTIAL}"
-UNFINISHED, ALONE = (
-    "corrupted file of unfinished work",
-    "run it again: this file alone is made anew",
-)
 
 
 def folder_of(stage: str, name: str, fingerprint: Mapping[str, Any]) -> Path:
@@ -67,12 +67,12 @@ def missing_artefact(
             yield None
             return
         working = _working(folder)
-        if (working / MANIFEST).exists():  # a process completed it and was killed right then
-            _recheck(working)
+        # A process may have completed it and been killed right then.
+        if (working / MANIFEST).exists() and _is_still_whole(working):
             _put(working, folder)
             yield None
             return
-        yield working
+        yield _working(folder)
         _complete(working, fingerprint)
         _put(working, folder)
 
@@ -91,17 +91,11 @@ def make_together(
     with locks.held(folder, shared=True):
         if not folder.exists():
             working = _working(folder)
-            _drop_rotten(working)
+            drop_rotten(working)
             work(working)
     with missing_artefact(folder, fingerprint) as left:
         if left is not None:
             work(left)  # nothing is left of it, unless it was thrown away between the locks
-
-
-def seal(path: Path) -> None:
-    """Vouches for a finished file of a working folder until the manifest does."""
-    with atomic_write(_seal_of(path)) as stream:
-        stream.write(digest_of_file(path))
 
 
 def check_unfinished(working: Path) -> None:
@@ -114,28 +108,8 @@ def check_unfinished(working: Path) -> None:
         _, expected = _manifest(working)
         if rotten := next(_rotten(working, expected, deep=True), None):
             raise UserError(UNFINISHED, where=rotten, mend=ALONE)
-    for path in _unlike_seals(working):
+    for path in unlike_seals(working):
         raise UserError(UNFINISHED, where=path, mend=ALONE)
-
-
-def _drop_rotten(working: Path) -> None:
-    """Has what rotted since it was sealed made anew, and says so."""
-    for path in _unlike_seals(working):
-        sys.stderr.write(f"{UNFINISHED}, made anew: {path}\n")
-        _seal_of(path).unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-
-
-def _unlike_seals(working: Path) -> Iterator[Path]:
-    for sealed in sorted(working.rglob(f"*{SEAL}")):
-        path = sealed.with_name(sealed.name.removesuffix(SEAL))
-        with suppress(FileNotFoundError):  # another process may be at it
-            if not _is_as_sealed(path, digest_of_file(path)):
-                yield path
-
-
-def _seal_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}{SEAL}")
 
 
 def _working(folder: Path) -> Path:
@@ -152,7 +126,7 @@ def _complete(working: Path, fingerprint: Mapping[str, Any]) -> None:
         if path.is_file() and not any(map(_is_left_over, inside.parts)):
             settle(path)
             sha256 = digest_of_file(path)
-            if not _is_as_sealed(path, sha256):
+            if not is_as_sealed(path, sha256):
                 path.unlink()
                 raise UserError(f"{UNFINISHED}, removed", where=path, mend=ALONE)
             files[inside.as_posix()] = {"sha256": sha256, "bytes": path.stat().st_size}
@@ -160,32 +134,24 @@ def _complete(working: Path, fingerprint: Mapping[str, Any]) -> None:
     write_json(working / MANIFEST, {**content, "digest": digest_of(content)})
 
 
-def _recheck(working: Path) -> None:
-    """Takes nothing unread that lay there complete, for however long; what rotted is removed.
-
-    Raises:
-        UserError: something did.
-    """
+def _is_still_whole(working: Path) -> bool:
+    """Whether what lay there complete, for however long, still is; what rotted is removed."""
     try:
         _, expected = _manifest(working)
     except UserError:
         _clear(_aside(working))  # nothing else vouches for what is in it
-        raise
-    if rotten := list(_rotten(working, expected, deep=True)):
+        return False
+    rotten = list(_rotten(working, expected, deep=True))
+    if rotten:
         (working / MANIFEST).unlink()
-        for path in rotten:
-            path.unlink(missing_ok=True)
-        raise UserError(f"{UNFINISHED}, removed", where=rotten[0], mend=ALONE)
+    for path in rotten:
+        make_anew(path)
+    return not rotten
 
 
 def _is_left_over(name: str) -> bool:
     """Whether something in a working folder is scaffolding, or of a process that was killed."""
     return name.endswith(PARTIAL) or TEMPORARY.fullmatch(name) is not None
-
-
-def _is_as_sealed(path: Path, sha256: str) -> bool:
-    sealed = _seal_of(path)
-    return not sealed.exists() or sealed.read_text(errors="replace") == sha256
 
 
 def _put(working: Path, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """How a corpus is stored, however large: Arrow shards and the lookup of their ids.
 
-Holds some thousand passages while writing, and reads through memory maps. Knows no dataset.
+Holds some thousand passages while writing. Knows no dataset; `passages` reads what is stored.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from uniconv_bench.blocks import Columns, Mark, PassageBlock, PassageFiles
 from uniconv_bench.conversation import Passage
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import canonical_json, digest_of_file
-from uniconv_bench.lookup import PassageIds, write_lookup
+from uniconv_bench.lookup import write_lookup
+from uniconv_bench.passages import shards_of, table_of
 
 SHARD = 1 << 20
 """Passages after which a shard is closed; a stopped preparation goes on behind the last one."""
@@ -62,7 +62,7 @@ def store(
         writer.close_shard()
     if not writer.rows:
         raise UserError("no passages", where=where, mend="the corpus file is empty")
-    write_lookup(folder, _ids(folder, missing or set()), _table(folder).column("id"), where)
+    write_lookup(folder, _ids(folder, missing or set()), table_of(folder).column("id"), where)
     (folder / PROGRESS).unlink()
     return writer.rows, writer.digest.hexdigest()
 
@@ -201,7 +201,7 @@ def _batches(path: Path, columns: Sequence[str]) -> Iterator[Any]:
 
 def _ids(folder: Path, missing: set[str]) -> Iterator[list[str]]:
     """Ids in batches. To look the missing ones up later would map most of a large corpus."""
-    for path in _shards(folder):
+    for path in shards_of(folder):
         for batch in _batches(path, ["id"]):
             ids: list[str] = batch.column(0).to_pylist()
             missing.difference_update(ids)
@@ -258,53 +258,3 @@ def _check_rows(block: PassageBlock) -> None:
                 raise UserError(what, where=block.where(position), mend="mend it in the raw file")
         if not _all_sound(row[:1]):
             check_id(row[0], "id", block.where(position))
-
-
-def _shards(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.arrow"))
-
-
-def _table(folder: Path) -> Any:
-    import pyarrow as pa
-
-    maps = [pa.memory_map(str(path)) for path in _shards(folder)]
-    return pa.concat_tables([pa.ipc.open_file(shard).read_all() for shard in maps])
-
-
-def _passages(rows: Any) -> Iterator[Passage]:
-    columns = [rows.column(name).to_pylist() for name in ("id", "text", "title")]
-    for passage_id, text, title in zip(*columns, strict=True):
-        yield Passage(passage_id, text, title)
-
-
-class ArrowCorpus:
-    """The passages of a task in memory-mapped shards. Satisfies `system.Corpus`."""
-
-    def __init__(self, folder: Path, size: int, digest: str):
-        self._folder, self._size, self.digest = folder, size, digest
-
-    @cached_property
-    def _table(self) -> Any:
-        return _table(self._folder)
-
-    @cached_property
-    def ids(self) -> PassageIds:
-        """Passage ids, in corpus order; none is held in memory."""
-        return PassageIds(self._folder, self._table.column("id"))
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __iter__(self) -> Iterator[Passage]:
-        for batch in self._table.to_batches():
-            yield from _passages(batch)
-
-    def between(self, start: int, stop: int) -> list[Passage]:
-        """The passages of these rows."""
-        return list(_passages(self._table.slice(start, stop - start)))
-
-    def __getitem__(self, passage_id: str) -> Passage:
-        """Raises KeyError if there is no such passage."""
-        row = self.ids.row(passage_id)
-        text, title = (self._table.column(name)[row].as_py() for name in ("text", "title"))
-        return Passage(passage_id, text, title)

@@ -15,8 +15,8 @@ from time import monotonic as _now
 from typing import Any
 
 from uniconv_bench.appended import read_texts, write_texts
-from uniconv_bench.artefacts import PARTIAL
 from uniconv_bench.files import TEMPORARY, canonical_json, write_json
+from uniconv_bench.seals import PARTIAL
 
 COST = "cost.json"
 """Of a finished stage; its seconds are null where it is not known what a stopped process took."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from uniconv_bench import bundles
-from uniconv_bench.artefacts import PARTIAL, check_unfinished, open_artefact
+from uniconv_bench.artefacts import check_unfinished, open_artefact
 from uniconv_bench.doctor import Check
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of_file
@@ -16,6 +16,7 @@ from uniconv_bench.inventory import holdings
 from uniconv_bench.outcomes import OUTCOME, read_outcome
 from uniconv_bench.records import STUDIES, read_record
 from uniconv_bench.registry import adapter_folders
+from uniconv_bench.seals import PARTIAL
 from uniconv_bench.turnscores import read_scores, scores_path
 
 CACHED = "in the cache"

@@ -13,12 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from uniconv_bench.artefacts import PARTIAL, folder_of, make_together, seal
+from uniconv_bench.artefacts import folder_of, make_together
 from uniconv_bench.conversation import Passage
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import CACHE, atomic_write
 from uniconv_bench.fitting import Fitting
 from uniconv_bench.locks import Claims
+from uniconv_bench.seals import PARTIAL, seal
 from uniconv_bench.system import Corpus, Progress
 
 SHARD = 8192

@@ -143,21 +143,21 @@ def _examine_task(
         )
         return
     metadata = folder / f"{name}{KINDS['metadata']}"
-    field = unfounded(metadata.read_bytes(), card, name, task.digest, claim.scores)
-    if field is not None:
-        what = f"{metadata.name!r} is not what card and manifest give (field {field!r})"
+    wrong = unfounded(metadata.read_bytes(), card, name, task.digest, claim.scores)
+    if wrong is not None:
+        what = f"{metadata.name!r} is not what card and manifest give (field {wrong!r})"
         yield f"{what}: pack the bundle again"
     run, answers = scored_files(folder, name)
     turns = task.turns()
     scores = folder / f"{name}{KINDS['scores']}"
-    wrong = [f"{name}: {fault}" for fault in _check_lines(len(turns), run, answers, scores)]
-    if wrong:
-        yield from wrong
+    long = [f"{name}: {fault}" for fault in _check_lines(len(turns), run, answers, scores)]
+    if long:
+        yield from long
         return
     names = computable(task.card.metrics, found.lacking.append if answers else None)
-    found.scores[name], wrong, said = rescore(task, run, answers, names=names)
-    if wrong := wrong or [f"{name}: {fault}" for fault in _check_rows(run, said)]:
-        yield from wrong
+    found.scores[name], faults, said = rescore(task, run, answers, names=names)
+    if faults := faults or [f"{name}: {fault}" for fault in _check_rows(run, said)]:
+        yield from faults
         return
     unknown = set(task.card.metrics) - set(names)
     claimed = {metric: mean for metric, mean in claim.scores.items() if metric not in unknown}

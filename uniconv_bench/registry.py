@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from uniconv_bench.errors import UserError, blamed, unknown_name
+from uniconv_bench.extending import extended, heading, merged, with_adapters
 from uniconv_bench.files import digest_of, read_toml
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def headings(kind: Kind) -> list[dict[str, str]]:
     rows = []
     for name, path in sorted(_cards(kind).items()):
         content = read_toml(path)
-        rows.append({key: _heading(content, key, path) for key in ("name", "title", "description")})
+        rows.append({key: heading(content, key, path) for key in ("name", "title", "description")})
         _check_name(kind, rows[-1]["name"], name, path)
     return rows
 
@@ -74,7 +75,7 @@ def system_card(name_or_path: str) -> tuple[SystemCard, Path]:
     from uniconv_bench.system_cards import SystemCard
 
     path = _find("system", name_or_path)
-    card = parse_card(SystemCard, _extended(path, ()), path)
+    card = parse_card(SystemCard, extended(path, _above), path)
     _check_name("system", card.name, name_or_path, path)
     return card, path
 
@@ -85,14 +86,14 @@ def varied(name_or_path: str, *changes: dict[str, Any]) -> tuple[SystemCard, Pat
     Args:
         changes: one upon the other, `name` and `title` included where it is to be told apart.
     """
-    from uniconv_bench.cards import merged, parse_card
+    from uniconv_bench.cards import parse_card
     from uniconv_bench.system_cards import SystemCard
 
     path = _find("system", name_or_path)
-    content = _extended(path, ())
+    content = extended(path, _above)
     for change in changes:
         content = merged(content, change)
-    return parse_card(SystemCard, _with_adapters(content, path, ()), path), path
+    return parse_card(SystemCard, with_adapters(content, path, _above), path), path
 
 
 def study_card(name_or_path: str) -> tuple[StudyCard, Path]:
@@ -113,7 +114,7 @@ def name_of(kind: Kind, name_or_path: str) -> str:
     path = _find(kind, name_or_path)
     if path.is_dir():
         return path.name
-    return _heading(read_toml(path), "name", path)
+    return heading(read_toml(path), "name", path)
 
 
 def task_module(card: TaskCard, card_path: Path) -> ModuleType:
@@ -178,6 +179,11 @@ def _is_path(name: str) -> bool:
     return "\0" not in name and (name.endswith(".toml") or "/" in name or "\\" in name)
 
 
+def _above(name: str, beside: Path) -> Path:
+    """The system card that another one extends, by name or by a path from where that one is."""
+    return (beside.parent / name).resolve() if _is_path(name) else _find("system", name)
+
+
 def _find(kind: Kind, name_or_path: str) -> Path:
     if _is_path(name_or_path):
         return Path(name_or_path).expanduser().resolve()
@@ -233,14 +239,6 @@ def _folders(kind: Kind) -> tuple[tuple[str, Path], ...]:
     return tuple(found)
 
 
-def _heading(content: dict[str, Any], key: str, path: Path) -> str:
-    value = content.get(key)
-    if not isinstance(value, str) or not value:
-        mend = "every card states its own name, title and description"
-        raise UserError(f"malformed card: field {key}: not a text", where=path, mend=mend)
-    return value
-
-
 def _check_name(kind: Kind, name: str, asked: str, path: Path) -> None:
     """A card asked for by name has that name; one given by path may not take a registered one."""
     if not _is_path(asked):
@@ -252,52 +250,6 @@ def _check_name(kind: Kind, name: str, asked: str, path: Path) -> None:
     if owner is not None and not owner.samefile(path):
         what = f"field name: {name!r} is the name of another {kind}, whose results it would replace"
         raise UserError(what, where=path, mend="rename the card")
-
-
-def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """A system card's content laid on what it extends, and so each of its adapters.
-
-    `extends = "<system>"` at the top of a card; `extends = "<system>:<adapter>"` in an adapter.
-    """
-    from uniconv_bench.cards import merged
-
-    content = read_toml(path)
-    for key in ("name", "title", "description"):
-        _heading(content, key, path)
-    seen = (*seen, path)
-    base = content.pop("extends", None)
-    if base is not None:
-        content = merged(_base(base, path, "extends", seen), content)
-    return _with_adapters(content, path, seen)
-
-
-def _with_adapters(content: dict[str, Any], path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """A card's content with each of its adapters laid on what that extends."""
-    from uniconv_bench.cards import merged
-
-    adapters = content.get("adapters")
-    if not isinstance(adapters, dict):
-        return content
-    for name, adapter in adapters.items():
-        if isinstance(adapter, dict) and "extends" in adapter:
-            field = f"adapters.{name}.extends"
-            system, _, other = str(adapter["extends"]).rpartition(":")
-            above = _base(system, path, field, seen).get("adapters")
-            known = above if isinstance(above, dict) else {}
-            if not isinstance(known.get(other), dict):
-                raise unknown_name(f"adapter of {system}", other, known)
-            own = {key: value for key, value in adapter.items() if key != "extends"}
-            adapters[name] = merged(known[other], own)
-    return content
-
-
-def _base(name: Any, path: Path, field: str, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if not isinstance(name, str) or not name:
-        raise UserError(f"malformed card: field {field}: not a system's name", where=path)
-    above = (path.parent / name).resolve() if _is_path(name) else _find("system", name)
-    if above in seen:
-        raise UserError(f"malformed card: field {field}: goes in a circle", where=path)
-    return _extended(above, seen)
 
 
 def _load(source: Path) -> ModuleType:

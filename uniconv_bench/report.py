@@ -122,13 +122,10 @@ def _report(
 def _cost(records: Sequence[ResultRecord]) -> dict[str, str]:
     """A system's: its trainings once, the rest by turn over all of its tasks."""
     training: dict[str, float] = {}
-    stages = dict.fromkeys(("retrieval", "answers"), 0.0)
     for record in records:
         for stage, seconds in record.provenance.seconds.items():
             if stage.startswith("train "):
                 training[stage] = max(training.get(stage, 0.0), seconds)
-            elif stage in stages:
-                stages[stage] += seconds
     turns = sum(record.counts.turns for record in records)
     energies = [record.provenance.energy_joules for record in records]
     known = [energy for energy in energies if energy is not None]
@@ -137,11 +134,20 @@ def _cost(records: Sequence[ResultRecord]) -> dict[str, str]:
         "system": records[0].system.title,
         "turns": f"{turns:,}",
         "training, s": f"{sum(training.values()):,.0f}" if training else "-",
-        **{f"{stage}, ms a turn": f"{1000 * s / turns:,.0f}" for stage, s in stages.items()},
+        **{f"{stage}, ms a turn": _by_turn(records, stage) for stage in ("retrieval", "answers")},
         "peak memory, GiB": f"{peak / 2**30:.1f}",
         "energy, kJ": f"{sum(known) / 1000:,.1f}" if len(known) == len(energies) else "-",
         "hardware": "; ".join(distinct(record.provenance.hardware for record in records)),
     }
+
+
+def _by_turn(records: Sequence[ResultRecord], stage: str) -> str:
+    """Milliseconds, over the records that know what the stage took."""
+    known = [record for record in records if stage in record.provenance.seconds]
+    if not known:
+        return "-"
+    seconds = sum(record.provenance.seconds[stage] for record in known)
+    return f"{1000 * seconds / sum(record.counts.turns for record in known):,.0f}"
 
 
 def _provenance(record: ResultRecord) -> dict[str, str]:

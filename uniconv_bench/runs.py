@@ -255,8 +255,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _columns(line: str, count: int, path: Path, number: int) -> list[str]:
-    columns = line.split("\t") if "\t" in line else line.split()
-    columns = [column.strip() for column in columns]
+    columns = [c.strip() for c in (line.split("\t") if "\t" in line else line.split())]
     if len(columns) != count:
         _refuse(
             f"{len(columns)} columns where {count} are expected",
@@ -275,10 +274,9 @@ def _score(text: str) -> float:
 
 
 def _string(row: Mapping[str, Any], name: str, path: Path, number: int) -> str:
-    value = row.get(name)
     if name not in row:
         _refuse(f"field {name} is missing", path, number)
-    if not isinstance(value, str):
+    if not isinstance(value := row[name], str):
         _refuse(f"field {name}: not a text", path, number)
     return _encodable(value, name, path, number)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from uniconv_bench import metrics, runs
 from uniconv_bench.appended import go_on, line_of
-from uniconv_bench.artefacts import PARTIAL, missing_artefact
+from uniconv_bench.artefacts import missing_artefact
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.costs import counted
 from uniconv_bench.definitions import PerTurn
@@ -21,6 +21,7 @@ from uniconv_bench.files import write_json, write_jsonl
 from uniconv_bench.origin import check_passages, check_run, ranked
 from uniconv_bench.outside import answers, rankings
 from uniconv_bench.recording import ANSWERS, INDEX, RUN, SCORES, SUMMARY
+from uniconv_bench.seals import PARTIAL
 from uniconv_bench.system import Answer, Approximates
 
 

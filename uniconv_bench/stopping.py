@@ -35,10 +35,7 @@ def run(work: Callable[[], int]) -> int:
     _listen()
     try:
         code = work()
-    except (
-        KeyboardInterrupt,
-        StopError,
-    ) as stop:  # left alone by `work`, or too soon for it
+    except (KeyboardInterrupt, StopError) as stop:  # left alone by `work`, or too soon for it
         if "--debug" in sys.argv:
             traceback.print_exc()
         _tell()

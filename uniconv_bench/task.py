@@ -10,9 +10,9 @@ from typing import Any
 from uniconv_bench.artefacts import MANIFEST
 from uniconv_bench.cards import Profile, TaskCard
 from uniconv_bench.conversation import Turn
-from uniconv_bench.corpus import ArrowCorpus
 from uniconv_bench.dataset import COUNTS, PASSAGES, turns_file
 from uniconv_bench.files import digest_of, read_json, read_jsonl
+from uniconv_bench.passages import ArrowCorpus
 from uniconv_bench.prepare import prepare
 from uniconv_bench.registry import task_card
 from uniconv_bench.system import Corpus, Progress

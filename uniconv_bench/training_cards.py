@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from uniconv_bench.cards import Card, Fraction, Positive, Profile, merged
+from uniconv_bench.cards import Card, Fraction, Positive, Profile
 from uniconv_bench.conversation import SessionMask
+from uniconv_bench.extending import merged
 from uniconv_bench.malformed import first_fault
 
 Decay = Annotated[float, Field(ge=0, lt=1)]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uniconv_bench.artefacts import PARTIAL
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of_file, read_json, settle, write_json
+from uniconv_bench.seals import PARTIAL
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from uniconv_bench.appended import go_on, line_of
-from uniconv_bench.artefacts import PARTIAL, folder_of, missing_artefact
+from uniconv_bench.artefacts import folder_of, missing_artefact
 from uniconv_bench.conversation import Turn
 from uniconv_bench.decode import Decoding, decode
 from uniconv_bench.files import digest_of, digest_of_code, read_jsonl, write_jsonl
 from uniconv_bench.prompts import PromptFormat
+from uniconv_bench.seals import PARTIAL
 from uniconv_bench.system import Context, Progress
 from uniconv_bench.uniconv.parts import DECODING, Decoder, ends
 
