@@ -157,6 +157,15 @@ def test_corrupted_cache_file(
     assert refused("run", "--task", "qrecc", "--system", "no-passages") == line
 
 
+def test_what_is_there_but_no_card_is_told_from_a_name(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    line = refused("show", "system", "mine")
+    assert line.startswith("error: unknown system 'mine', and no card, whose name ends in .toml;")
+
+
 def test_full_disk_where_the_write_fails(
     refused: Callable[..., str], private_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,13 +174,18 @@ def test_full_disk_where_the_write_fails(
 
     monkeypatch.setattr(os, "fsync", full)
     line = refused("prepare", "--task", "qrecc")
-    assert line.startswith("error: the disk is full; make room (or point UNICONV_BENCH_CACHE to")
+    assert line.startswith(f"error: the disk is full ({private_cache}")
+    assert "; make room (or point UNICONV_BENCH_CACHE to" in line and ".tmp" not in line
     monkeypatch.undo()
     assert not list(private_cache.rglob("*.tmp"))
 
 
 def test_full_disk_for_real(
-    command: Run, refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Run,
+    refused: Callable[..., str],
+    results: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     small = tmp_path / "small"
     small.mkdir()
@@ -182,6 +196,13 @@ def test_full_disk_for_real(
         monkeypatch.setenv("UNICONV_BENCH_CACHE", str(small))
         assert "the disk is full" in refused("prepare", "--task", "qrecc")
         monkeypatch.setenv("UNICONV_BENCH_CACHE", str(tmp_path / "large"))
+        for number in range(100):  # until nothing goes in
+            try:
+                (small / f"{number}").write_bytes(bytes(4096))
+            except OSError:
+                break
+        line = refused("table", "--results", results, "--output", small / "table.md")
+        assert f"full ({small / 'table.md'}); make room there, or name another place" in line
         assert command("prepare", "--task", "qrecc")[0] == 0
     finally:
         subprocess.run(["umount", str(small)], check=True)
@@ -747,7 +768,9 @@ def test_results_that_cannot_be_written_are_noticed_first(
     for folder in ("/proc/x", tmp_path / "file"):
         line = refused("run", "-t", "qrecc", "-s", "uniconv", "--results", folder)
         assert line.startswith("error: cannot be written: ")
-        assert line.endswith(f"({folder}); point --results to a folder that can be written")
+        assert line.endswith(
+            f"({folder}/sample/uniconv); point --results to a folder that can be written"
+        )
     assert calls == []
     arguments = ("run", "-t", "qrecc", "-s", "uniconv", "--results", "/proc/x", "--limit", "2")
     assert command(*arguments)[0] == 0  # a limited record stays in the cache

@@ -14,8 +14,9 @@ from uniconv_bench import evaluate, files
 from uniconv_bench.assembly import Setup
 from uniconv_bench.errors import UserError
 from uniconv_bench.estimate import estimate
+from uniconv_bench.evaluation import Evaluation
 from uniconv_bench.files import digest_of_file, read_jsonl
-from uniconv_bench.progress import Silent
+from uniconv_bench.progress import Bars, Silent
 from uniconv_bench.records import ResultRecord, read_record
 from uniconv_bench.runs import read_answers, read_run
 from uniconv_bench.system import Answer
@@ -205,6 +206,15 @@ def test_a_limit_below_one_and_a_missing_backbone_are_refused(card: str) -> None
         run(card, limit=0)
     with pytest.raises(UserError, match="no backbone for profile full"):
         evaluate.run("qrecc", card, "full", results=None, progress=Silent())
+
+
+@pytest.mark.parametrize(("limit", "left"), [(80, 80), (81, None), (10**20, None)])
+def test_a_limit_that_leaves_no_turn_out_is_none(
+    card: str, limit: int, left: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = Evaluation.of("qrecc", card, "sample", limit, Bars())
+    assert (found.limit, len(found.turns)) == (left, left or 81)
+    assert ("no limit" in capsys.readouterr().err) is (left is None)
 
 
 def test_an_adapter_is_trained_once_and_found_again(

@@ -40,6 +40,15 @@ def test_a_broken_file_has_its_line(
         list(read(tmp_path / "file"))
 
 
+@pytest.mark.parametrize("read", [read_json, read_toml])
+def test_bytes_that_are_no_text_are_said_to_be_none(
+    read: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b'{"a": \xff}')
+    with pytest.raises(UserError, match=r"no text in UTF-8, from byte 7 on \("):
+        read(tmp_path / "file")
+
+
 def test_bytes_are_on_disk_before_the_name_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,11 +54,11 @@ FAULTS = {
     errno.ENOTDIR: "a file, not a folder",
     errno.EEXIST: "a file, not a folder",  # what else stands where a folder is to be made
 }
+ROOM = "make room (or point UNICONV_BENCH_CACHE to another disk) and run it again"
 MENDS = {
-    errno.ENOSPC: "make room (or point UNICONV_BENCH_CACHE to another disk) and run it again",
-    errno.EDQUOT: "make room (or point UNICONV_BENCH_CACHE to another disk) and run it again",
-    errno.ENOTDIR: "name another folder",
-    errno.EEXIST: "name another folder",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ROOM),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "see that you may read it, or write there"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "name another folder"),
     errno.EFBIG: "raise the limit (or point UNICONV_BENCH_CACHE to another disk) and run it again",
     errno.EROFS: "point UNICONV_BENCH_CACHE and --results to folders that can be written",
 }
@@ -220,7 +220,10 @@ def explain(error: BaseException) -> str | None:
     if lacks_memory(error):
         return str(NO_MEMORY)
     if FULL.search(str(error)):
-        return f"{FAULTS[errno.ENOSPC]}; {MENDS[errno.ENOSPC]}"
+        full = getattr(error, "filename", None)
+        elsewhere = isinstance(full, str) and cache_dir() not in Path(full).absolute().parents
+        room = "make room there, or name another place" if elsewhere else ROOM
+        return str(UserError(FAULTS[errno.ENOSPC], where=full, mend=room))
     if wrapped := WRAPPED.search(str(error)):
         error = OSError(int(wrapped[1]), os.strerror(int(wrapped[1])))
     if isinstance(error, OSError):

@@ -150,7 +150,10 @@ def _found(system: str, task: str, profile: str, results: Path) -> Path:
         known = {there.parent.name for there in results.glob(f"{profile}/*/{task}.json")}
         near = difflib.get_close_matches(system, known, n=1)
         run = f"uniconv-bench run --task {task} --system {system} --profile {profile}"
-        mend = f"did you mean {near[0]!r}? If not: {run}" if near else run
+        meant = (
+            f"did you mean {near[0]!r}? If not" if near else f"known: {', '.join(sorted(known))}"
+        )
+        mend = f"{meant}: {run}" if near else f"{meant}; or {run}" if known else run
         raise UserError(f"no record of {system} on {task} ({profile})", where=path, mend=mend)
     return path
 

@@ -157,7 +157,7 @@ def run(
         if working:
             records.write_record(recorded(evaluation, folders), working / RECORD)
     record = records.read_record(folder / RECORD)
-    if results is None or limit is not None:
+    if results is None or evaluation.limit is not None:
         return record, folder / RECORD
     record, path, written = kept(record, folders["scores"] / SCORES, results)
     if not written:

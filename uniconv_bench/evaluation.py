@@ -98,6 +98,9 @@ class Evaluation:
                 f"{loaded.card.name} names no relevant passages, which {setup.card.name} hands over"
             )
             raise UserError(what, mend="choose another system")
+        if limit is not None and limit >= len(loaded.turns()):
+            progress.note(f"  {loaded.card.name} has no more than {limit:,} turns: no limit")
+            limit = None
         return Evaluation(setup, loaded, limit, progress, machine.energy_joules(), view=view)
 
     @cached_property

@@ -21,6 +21,8 @@ from typing import IO, Any, TypeVar
 from uniconv_bench.errors import UserError
 
 CACHE = "UNICONV_BENCH_CACHE"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What writing says that finds no room."""
 GONE = "something has removed it from the cache: run it again"
 COMPARE = "compare the file with the layout shown at the top of the task's module"
 LARGE = 1 << 24
@@ -125,7 +127,11 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        error.filename = str(path)  # what a person knows of
+        raise
     temporary = Path(name)
     try:
         with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as stream:
@@ -134,8 +140,10 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             os.fsync(stream.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None and error.errno in NO_ROOM:
+            error.filename = str(path)
         raise
 
 
@@ -171,6 +179,8 @@ def read_json(path: Path) -> Any:
 
 def _fault(error: ValueError) -> str:
     """What JSON's and TOML's readers mean; of an endless number they only give Python's advice."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"no text in UTF-8, from byte {error.start + 1:,} on"
     endless = type(error) is ValueError
     return "a number of thousands of digits" if endless else str(error)
 

@@ -191,6 +191,9 @@ def _find(kind: Kind, name_or_path: str) -> Path:
     if name_or_path not in known:
         if kind == "task" and name_or_path and Path(name_or_path).is_dir():
             return Path(name_or_path).resolve()
+        if name_or_path in {there.name for there in Path().iterdir()}:
+            what = f"unknown {kind} {name_or_path!r}, and no card, whose name ends in .toml"
+            raise UserError(what, mend="name a card or a known one")
         raise unknown_name(kind, name_or_path, known)
     return known[name_or_path]
 

@@ -174,7 +174,8 @@ def run(
     pairs = pairs_of(task, system, profile, limit)
     one_task_for(data_dir, sorted({one for one, _ in pairs}), profile)
     if limit is None:  # a limited record stays in the cache
-        require_writable(results, "--results")
+        for name in sorted({registry.name_of("system", other) for _, other in pairs}):
+            require_writable(results / profile / name, "--results")
     records: list[ResultRecord] = []
     trained: set[str] | None = set() if retrain else None
     if len(pairs) > 1:
@@ -198,7 +199,7 @@ def run(
     if as_json:
         rows = [record.model_dump(mode="json") for record in records]
         print_json(rows[0] if len(rows) == 1 else rows)
-    if limit is None:
+    if records[-1].limit is None:
         next_step(command_of("table", "--profile", profile, "--results", results))
     else:  # a limited record enters no table
         next_step(command_of("run", "--task", one, "--system", other, "--profile", profile))

@@ -65,8 +65,7 @@ def examples(
 ) -> list[Example]:
     """Supervised turns of a task with what each learns from; nothing comes from its other turns.
 
-    Hard negatives and distractors are what is mined, minus relevant passages and copies of their
-    text.
+    Hard negatives and distractors are what is mined, minus relevant passages and copies of these.
     """
     wanted = max(training.hard_negatives, training.generation_passages)
     rivals = (training.cii_rivals or 1) * (training.cii_negatives == "retrieved_wrong_passage")
