@@ -336,6 +336,20 @@ def test_a_terminal_of_another_encoding_is_no_reason_to_stop(line: str) -> None:
         assert json.loads(done.stdout)
 
 
+def test_a_path_that_the_locale_cannot_spell_is_named(tmp_path: Path) -> None:
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    cache = {"UNICONV_BENCH_CACHE": str(tmp_path / "kä"), **ascii_only}
+    done = subprocess.run(
+        [sys.executable, "-m", "uniconv_bench", "prepare", "--task", "qrecc"],
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, **cache},
+    )
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and last.startswith("error: holds signs that"), done.stderr
+    assert "ascii" in last and "PYTHONUTF8=1" in last
+
+
 def test_json_is_all_that_stdout_carries() -> None:
     for kind, known in (("tasks", "qrecc"), ("systems", "uniconv"), ("metrics", "ndcg@3")):
         done = python("-m", "uniconv_bench", "list", kind, "--json")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from uniconv_bench import decode as decoding
-from uniconv_bench.cli import explain
 from uniconv_bench.decode import Decoding, decode
 from uniconv_bench.encode import encode_rows
+from uniconv_bench.faults import explain
 from uniconv_bench.fitting import Fitting
 from uniconv_bench.prompts import Prompt
 from uniconv_bench.uniconv.embedding import embed

