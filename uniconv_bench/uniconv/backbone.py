@@ -129,13 +129,14 @@ def checkpoint(backbone: Backbone, progress: Progress) -> Path:
 
 def _fetched(backbone: Backbone, hub: str) -> Path:
     """A repository at its pinned commit, from the hub or, where it is there already, its cache."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     revision = backbone.hub_revision
+    local = is_offline() or constants.HF_HUB_OFFLINE  # which some versions ask for a list anyway
     try:
         folder = snapshot_download(
-            hub, revision=revision, allow_patterns=FILES, local_files_only=is_offline()
+            hub, revision=revision, allow_patterns=FILES, local_files_only=local
         )
     except (OSError, ValueError, HfHubHTTPError) as error:
         mend = (
