@@ -88,6 +88,6 @@ def test_a_signal_during_the_imports_is_one_line(
 
 def test_what_ends_a_forked_child_does_not_end_its_parent() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "ignore", "-c", FORKS], capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, "")
