@@ -25,7 +25,7 @@ from uniconv_bench.conversation import Passage
 from uniconv_bench.corpus import store
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import canonical_json
-from uniconv_bench.passages import ArrowCorpus
+from uniconv_bench.passages import ArrowCorpus, shards_of
 
 SIGNS = [
     '"',
@@ -458,6 +458,21 @@ def test_a_stopped_store_goes_on(
     assert kept.stat().st_mtime_ns == stamp
     if form in FORMS:
         assert [mark.offset > 1000 * shards for mark in begun] == [True]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_corpus_whose_maker_was_stopped_behind_it_is_not_stored_again(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 512)
+    monkeypatch.setattr(corpus, "BATCH", 2)
+    monkeypatch.setattr(corpus, "SHARD", 4)
+    passages, result = half_stored(40, form, 2, tmp_path, monkeypatch)
+    whole = tmp_path / "whole"
+    before = {path: path.stat().st_mtime_ns for path in shards_of(whole)}
+    assert len(before) == 10
+    assert store(passages, whole, "raw") == result
+    assert {path: path.stat().st_mtime_ns for path in shards_of(whole)} == before
 
 
 @pytest.mark.parametrize("fault", ["changed", "cut", "gone"])

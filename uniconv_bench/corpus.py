@@ -40,7 +40,8 @@ def store(
     """Writes a corpus into a folder; returns the number of passages and the corpus digest.
 
     Goes on behind the complete shards of an earlier call that was stopped, with the same result as
-    if it had not been; the folder must be of the same passages.
+    if it had not been; the folder must be of the same passages. What it notes for that stays there,
+    since its caller may be stopped too; it goes when the artefact is complete.
 
     Args:
         passages: the corpus; `PassageFiles` are read in blocks and not read again after a stop.
@@ -63,7 +64,6 @@ def store(
     if not writer.rows:
         raise UserError("no passages", where=where, mend="the corpus file is empty")
     write_lookup(folder, _ids(folder, missing or set()), table_of(folder).column("id"), where)
-    (folder / PROGRESS).unlink()
     return writer.rows, writer.digest.hexdigest()
 
 

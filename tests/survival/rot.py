@@ -41,6 +41,7 @@ KINDS: dict[str, str] = {
     "backbone": "whole/cache/backbones/*/*",
     "adapter": "whole/cache/adapters/*/*",
     "shards": "whole/cache/embeddings/*/*",
+    "index": "indexed/cache/indexes/*/*",
     "run": "whole/cache/retrieval/*/*",
     "answers": "whole/cache/answers/*/*",
     "scores": "whole/cache/scores/*/*",
@@ -62,6 +63,7 @@ KINDS: dict[str, str] = {
 """Kind -> its files below the folder of a harness."""
 STATES: dict[str, dict[str, Any]] = {
     "whole": {},
+    "indexed": {},
     "prepared": {"unit": 3},
     "trained": {"unit": PASSAGE_SHARDS + 5},
     "older": {"unit": PASSAGE_SHARDS + 5},
@@ -72,6 +74,8 @@ STATES: dict[str, dict[str, Any]] = {
     "said": {"completed": "answers"},
 }
 """Folder -> where in its work the pipeline there was killed, if it was."""
+INDEXED = (("top_k = 1", 'top_k = 1\nindex = "HNSW8"'),)
+"""How the card of the one with an approximate index differs."""
 UNNAMED = ("answers so far", "submission")
 """Kinds of which `--deep` may have nothing to say: a last line may be torn by a kill, and what the
 manifest of a submission claims is computed again by `submit check`."""
@@ -85,7 +89,7 @@ class Harness:
         self._ledger = Ledger(folder / "flips.jsonl")
         self._victim = Place(folder / "victim")
         for state, death in STATES.items():
-            place = Place(folder / state)
+            place = self._place(state, state)
             if not (folder / f"{state}.done").exists():
                 shutil.rmtree(place.folder, ignore_errors=True)
                 if (code := ended(began(place, **death))) != (SIGKILLED if death else 0):
@@ -96,8 +100,15 @@ class Harness:
                     (last,) = place.cache.glob(f"adapters/*/{CHECKPOINT}")
                     last.rename(last.with_name(OLD))
                 (folder / f"{state}.done").touch()
-        self._expected = _scores(Place(folder / "whole"))
+        ends = {state: "whole" if death else state for state, death in STATES.items()}
+        self._expected = {s: _scores(self._place(end, end)) for s, end in ends.items()}
         self._table = self._printed(Place(folder / "whole"))
+
+    def _place(self, folder: str, state: str) -> Place:
+        """A folder in which the pipeline of a state works."""
+        if state == "indexed":
+            return Place(self._folder / folder, system="quick", changes=INDEXED)
+        return Place(self._folder / folder)
 
     @staticmethod
     def _add_outsiders(place: Place) -> None:
@@ -119,6 +130,7 @@ class Harness:
         chance = random.Random(f"{self._seed} {number}")
         kind = list(KINDS)[number % len(KINDS)]
         state, _, pattern = KINDS[kind].partition("/")
+        self._victim = self._place("victim", state)
         victim = self._victim.folder
         shutil.rmtree(victim, ignore_errors=True)
         shutil.copytree(self._folder / state, victim)
@@ -129,33 +141,36 @@ class Harness:
         content[place] ^= 1 << bit
         path.write_bytes(content)
         where = f"{kind}: {path.relative_to(victim)}, byte {place}, bit {bit}"
-        found = self._consequence(kind, path, where)
+        found = self._consequence(kind, state, path, where)
         self._ledger.add({"kind": kind, "where": where, "found": found})
 
-    def _consequence(self, kind: str, path: Path, where: str) -> str:
+    def _consequence(self, kind: str, state: str, path: Path, where: str) -> str:
         os.environ[CACHE] = str(self._victim.cache)
         submissions = self._victim.folder / "submissions"
         broken = [c for c in read_all(self._victim.results, submissions) if c.state == "broken"]
-        refused = {
-            "study": self._refuses_study,
-            "submission": self._refuses_submission,
-            "results": self._refuses_table,
-        }.get(kind, self._refuses_run)(path, where)
+        if kind == "study":
+            refused = self._refuses_study(path, where)
+        elif kind == "submission":
+            refused = bool(check(path.parent, TASKS))
+        elif kind == "results":
+            refused = self._refuses_table(where)
+        else:
+            refused = self._refuses_run(self._expected[state], where)
         if refused and not broken and kind not in UNNAMED:
             raise Wrong(f"{where}: refused, and doctor --deep does not name it")
         return "refused" if refused else "named, harmless" if broken else "harmless"
 
-    def _refuses_run(self, path: Path, where: str) -> bool:
+    def _refuses_run(self, expected: dict[str, str], where: str) -> bool:
         place = self._victim
         place.log.unlink(missing_ok=True)
         code = ended(began(place, place.commands()[-2:]))
-        if code == 0 and _scores(place) != self._expected:
+        if code == 0 and _scores(place) != expected:
             raise Wrong(f"{where}: other scores")
         if code not in (0, 2) or "Traceback" in place.log.read_text():
             raise Wrong(f"{where}: exit code {code}, {place.log}")
         return code == 2
 
-    def _refuses_table(self, path: Path, where: str) -> bool:
+    def _refuses_table(self, where: str) -> bool:
         printed = self._printed(self._victim)
         if printed is not None and printed != self._table:
             raise Wrong(f"{where}: another table")
@@ -178,9 +193,6 @@ class Harness:
         except UserError:
             return True
         return False
-
-    def _refuses_submission(self, path: Path, where: str) -> bool:
-        return bool(check(path.parent, TASKS))
 
 
 def _scores(place: Place) -> dict[str, str]:
