@@ -346,7 +346,7 @@ def test_a_path_that_the_locale_cannot_spell_is_named(tmp_path: Path) -> None:
         env={**os.environ, **cache},
     )
     last = done.stderr.splitlines()[-1]
-    assert done.returncode == 2 and last.startswith("error: holds signs that"), done.stderr
+    assert done.returncode == 2 and last.startswith("error: the path holds signs that"), done.stderr
     assert "ascii" in last and "PYTHONUTF8=1" in last
 
 

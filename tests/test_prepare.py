@@ -151,6 +151,18 @@ def test_without_a_folder_the_last_prepared_set_is_used(raw: Path, private_cache
         prepare(card, path, "mini", progress=Silent())
 
 
+def test_a_set_whose_manifest_rotted_is_not_passed_over_for_an_older_one(
+    raw: Path, private_cache: Path
+) -> None:
+    card, path = unsized("qrecc")
+    task_of(raw)
+    edit(raw / TEST, lambda rows: rows.pop())
+    last = task_of(raw)
+    edit(last.folder / MANIFEST, lambda content: content["fingerprint"].update(task="other"))
+    with pytest.raises(UserError, match="changed manifest.*delete the folder"):
+        prepare(card, path, "full", progress=Silent())
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

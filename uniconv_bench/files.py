@@ -44,6 +44,14 @@ def cache_dir() -> Path:
     return Path(base).expanduser().absolute() / "uniconv-bench"
 
 
+def is_cached(path: Path) -> bool:
+    """Whether it is in the cache; where a user without a home has no cache, nothing is."""
+    try:
+        return cache_dir() in path.absolute().parents
+    except RuntimeError:
+        return False
+
+
 def require_writable(folder: Path, option: str) -> None:
     """Makes a folder if it is not there.
 
@@ -162,7 +170,7 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def _absent(path: Path) -> UserError:
-    return UserError("no such file", where=path, mend=GONE if cache_dir() in path.parents else None)
+    return UserError("no such file", where=path, mend=GONE if is_cached(path) else None)
 
 
 def read_json(path: Path) -> Any:

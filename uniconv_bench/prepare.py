@@ -11,7 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from uniconv_bench.artefacts import MANIFEST, folder_of, missing_artefact, open_artefact
+from uniconv_bench.artefacts import (
+    MANIFEST,
+    fingerprint_of,
+    folder_of,
+    missing_artefact,
+    open_artefact,
+)
 from uniconv_bench.cards import Profile, TaskCard
 from uniconv_bench.dataset import PASSAGES, read, write
 from uniconv_bench.errors import UserError
@@ -20,7 +26,6 @@ from uniconv_bench.files import (
     digest_of_code,
     digest_of_file,
     digest_once,
-    read_json,
     require_folder,
 )
 from uniconv_bench.outside import functions_of
@@ -194,9 +199,11 @@ def _prepared(card: TaskCard, card_path: Path, profile: Profile) -> Iterator[Pat
     """Artefacts of this card and code, whatever raw files they were made from."""
     identity = _identity(card, card_path, profile)
     for manifest in (cache_dir() / STAGE).glob(f"{card.name}-{profile}-*/{MANIFEST}"):
-        found = read_json(manifest).get("fingerprint", {})
+        if manifest.parent.suffix == ".partial":
+            continue
+        found = fingerprint_of(manifest.parent)
         free = {key: found[key] for key in ("raw", *OPTIONS) if key in found}
-        if manifest.parent.suffix != ".partial" and found == {**identity, **free}:
+        if found == {**identity, **free}:
             yield manifest.parent
 
 
