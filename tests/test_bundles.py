@@ -291,6 +291,7 @@ def test_a_nan_claim_is_refused(bundle: Path) -> None:
         ('title = "A good one"', "", "malformed card: field title"),
         ("2026-02-03", "2026-02-30", "field date: '2026-02-30' is no day of the calendar"),
         ("2026-02-03", "9999-12-31", "field date: 9999-12-31 is in the future"),
+        ("2026-02-03", "2024-12-31", "field date: 2024-12-31 is before"),
         ('["Ann O\'Nym", "B. Ob"]', "[]", "field authors: name at least one"),
         ('trained_on = ["toy"]', "", "malformed card: field trained_on"),
         (
@@ -298,6 +299,7 @@ def test_a_nan_claim_is_refused(bundle: Path) -> None:
             'trained_on = ["tou"]',
             "field trained_on: unknown task 'tou'; did",
         ),
+        ('trained_on = ["toy"]', 'trained_on = ["toy", "toy"]', "trained_on: name each task once"),
         (
             '\ntasks = ["toy"]',
             '\ntasks = ["tooy"]',

@@ -166,12 +166,14 @@ def parse_answer(row: Mapping[str, Any], path: Path, number: int) -> Answer:
         UserError: naming file, line and field.
     """
     turn_id = _string(row, "turn_id", path, number)
+    if "text" in row and "answer" in row:
+        _refuse("both field text and field answer", path, number)
     text = _string(row, "text" if "text" in row else "answer", path, number)
     counts = {}
     for name in ("prompt_tokens", "tokens"):
         counts[name] = row.get(name, 0)
-        if type(counts[name]) is not int:
-            _refuse(f"field {name}: not a whole number", path, number)
+        if type(counts[name]) is not int or counts[name] < 0:
+            _refuse(f"field {name}: not a whole number of 0 or more", path, number)
     evidence = _strings(row.get("evidence", []), "evidence", path, number)
     return Answer(turn_id, text, evidence=evidence, **counts)
 
@@ -217,12 +219,20 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, JSON object) of every line that is not blank; gzip by suffix."""
     for number, line in _lines(path):
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, too
             raise UserError(f"not valid JSON: {error}", where=f"{path}, line {number}") from error
         if not isinstance(row, dict):
             _refuse("not a JSON object", path, number)
         yield number, row
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of these pairs: of a name that comes twice, readers differ on which one counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object names a field twice")
+    return found
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -20,6 +20,8 @@ MARKUP = re.compile(r"[<>\[\]|`\\]|https?://")
 LONGEST = {"title": 100, "authors": 100, "contact": 200, "description": 2000, "backbone": 100}
 LONGEST |= {"command": 500, "platform": 200}
 """Characters of each text."""
+EARLIEST = 2025
+"""The year of the paper: no submission is older."""
 LOOKALIKES = (("rn", "m"), ("vv", "w"), ("0", "o"), ("1", "l"), ("i", "l"), ("5", "s"), ("8", "b"))
 """What is read for what in many a typeface."""
 OWN = (
@@ -51,6 +53,8 @@ def check_card(card: SubmissionCard, folder: str, known: Tasks) -> Iterator[str]
         for name in names:
             if name not in known.names:
                 yield f"card field {place}: {unknown_name('task', name, known.names)}"
+    if len(set(card.trained_on)) < len(card.trained_on):
+        yield "card field trained_on: name each task once"
     if not card.authors:
         yield "card field authors: name at least one"
     yield from _check_date(card.date)
@@ -93,6 +97,8 @@ def _check_date(text: str) -> Iterator[str]:
     except ValueError:
         yield f"card field date: {text!r} is no day of the calendar"
         return
+    if day.year < EARLIEST:
+        yield f"card field date: {text} is before there was such a leaderboard"
     if day > datetime.now(UTC).date() + timedelta(days=1):  # it may be tomorrow elsewhere
         yield f"card field date: {text} is in the future"
 

@@ -43,8 +43,9 @@ class Ranks(NamedTuple):
 def ranks(systems: Mapping[Name, Mapping[str, float]]) -> dict[Name, Ranks]:
     """From one more than the systems surely above to as many as are not surely below.
 
-    An interval holds its system's true rank among those given in 95 of 100 cases or more (Mogstad
-    et al. 2024, "Inference for ranks"): it rests on the system's own comparisons with the others,
+    An interval holds its system's true rank among those given in about 95 of 100 cases or more, as
+    far as differences are symmetric, which flipping signs assumes (Mogstad et al. 2024,
+    "Inference for ranks"): it rests on the system's own comparisons with the others,
     by `p_value`, after Holm over these alone. Two are told apart only if the comparisons of both
     say so. So a family grows with the systems, not with their pairs, and one that is far off costs
     the others nothing. Noise widens an interval to both sides.
