@@ -56,5 +56,5 @@ def test_a_plot_says_in_words_what_it_draws(tmp_path: Path) -> None:
     told = re.findall(r'role="img" aria-label="([^"]+)"', first)
     cells = re.findall(r"<td[^>]*>([\d.]+) <small>(\[.*?\])</small>", page.partition("<figure")[0])
     assert told and set(told) <= {" ".join(cell) for cell in cells}
-    assert "a submission" in first and "an upper bound" in first and "printed" not in first
+    assert "a submission" in first and "an oracle" in first and "printed" not in first
     assert first.count("<li ") == len(told) == first.count("data-source=")

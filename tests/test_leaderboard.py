@@ -21,6 +21,7 @@ from uniconv_bench.metrics import metric_score
 from uniconv_bench.records import ResultRecord, Score, record_path, write_record
 from uniconv_bench.rendering import escape_markdown
 from uniconv_bench.rescoring import NotAtHand, Tasks, rescore
+from uniconv_bench.runs import read_answers, write_answers
 from uniconv_bench.submission import pack
 
 
@@ -70,7 +71,7 @@ def test_a_page_ranks_recomputed_and_own_scores(bundle: Path, tmp_path: Path) ->
     assert retrieval[0] == ["Rank", "System", "Source", "NDCG@3", "MRR", "n"]
     shown = {row[1]: row for row in retrieval[2:]}
     assert [row[1] for row in retrieval[2:]] == ["Oracle", "Uniconv", "A good one", "No\\_Passages"]
-    assert shown["Oracle"][:3] == ["-", "Oracle", "ours, upper bound, as recorded"]
+    assert shown["Oracle"][:3] == ["-", "Oracle", "ours, oracle, as recorded"]
     assert shown["Uniconv"] == ["1", "Uniconv", "ours, as recorded", "90.0 [89.0, 91.0]", "-", "20"]
     assert shown["A good one"][0] == "2" and shown["A good one"][2] == "submission"
     # No hit in four conversations: the exact bound, not the nothing that resampling would show.
@@ -125,6 +126,29 @@ def test_two_submissions_do_not_share_a_title(bundle: Path, tmp_path: Path) -> N
     assert built.refused == {"later": [message]}
 
 
+def test_a_copy_of_another_submission_is_flagged(bundle: Path, tmp_path: Path) -> None:
+    root = make_root(tmp_path, bundle)
+    copy = root / "leaderboards" / "submissions" / "zz-other"
+    shutil.copytree(bundle, copy)
+    card = copy / "card.toml"
+    named = card.read_text().replace("good-one", "zz-other").replace("A good", "Quite another")
+    card.write_text(named)
+    reseal(copy)
+    built = build(root, TASKS, nothing)
+    twin = "toy: generation scores on every turn what 'A good one' does"
+    assert twin in built.flagged.get("zz-other", []) and "good-one" not in built.flagged
+    page = built.pages[0].read_text()
+    assert escape_markdown(twin) in page and page.count("flagged |") >= 2
+    (tmp_path / "third.toml").write_text(
+        CARD.replace("good-one", "third").replace("A good one", "One answer apart")
+    )
+    third = files(tmp_path / "third")
+    first, *others = read_answers(third["answers"]).values()
+    write_answers(third["answers"], [replace(first, text="other"), *others])
+    pack(tmp_path / "third.toml", {"toy": third}, root / "leaderboards" / "submissions", TASKS)
+    assert list(build(root, TASKS, nothing).flagged) == ["zz-other"]
+
+
 @pytest.mark.parametrize("called", ["A good one", "Good-One"])
 def test_a_newcomer_takes_nobodys_place(bundle: Path, tmp_path: Path, called: str) -> None:
     """Whatever its folder is called: who stands on the page was there first."""
@@ -134,7 +158,7 @@ def test_a_newcomer_takes_nobodys_place(bundle: Path, tmp_path: Path, called: st
     shutil.copytree(bundle, early)
     card = early / "card.toml"
     named = card.read_text().replace("good-one", "aaa").replace("A good one", called)
-    card.write_text(named.replace("2026-02-03", "2020-01-01"))
+    card.write_text(named.replace("2026-02-03", "2025-01-01"))
     reseal(early)
     assert check(early, TASKS) == []
     built = build(root, TASKS, nothing)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from uniconv_bench.errors import UserError
-from uniconv_bench.origin import check_answers, check_run
+from uniconv_bench.origin import check_answers, check_evidence, check_run
 from uniconv_bench.runs import (
     check_ranks,
     float32,
@@ -251,3 +251,7 @@ def test_check_answers() -> None:
         "1 turns are not of this task, first 'c_3'",
         "1 judged turns have no answer, first 'c_1'",
     ]
+    answers = {"c_1": Answer("c_1", "x", evidence=("p1", "p9"))}
+    assert check_evidence(answers, {"p1", "p9"}) == []
+    (problem,) = check_evidence(answers, {"p1"})
+    assert problem == "1 passages named as evidence are not in the corpus, first 'p9'"

@@ -41,7 +41,7 @@ PARTS = {
 """Kinds of retriever and generator that cards can name -> the class behind each."""
 GIVEN = "uniconv_bench.baselines.given:Given"
 BOUNDS = ("gold", "none")
-"""Retrievers that mean the same on every task: an upper and a lower bound."""
+"""Retrievers that mean the same on every task: all of the evidence, and none."""
 
 
 @dataclass

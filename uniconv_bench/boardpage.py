@@ -51,7 +51,8 @@ def page(
         "run and answer files, except in rows marked *as recorded*: those files of ours were not "
         f"at hand. Means x 100 with 95 % intervals (bootstrap over conversations). {HOW_RANKED} "
         "Under *Both* it goes by the mean of two metrics by turn, over the turns that are judged "
-        f"for both. `{GAP}`: not submitted or not measured.",
+        "for both. An *oracle* is handed gold passages or human rewrites, so it has no rank. "
+        f"`{GAP}`: not submitted or not measured.",
     ]
     if profile == "sample":
         lines += ["", MADE_UP]
@@ -86,7 +87,7 @@ def source_of(row: Row) -> str:
     """Where a row comes from, in words."""
     said: list[str] = [row.entry.source]
     if row.entry.bound:
-        said.append("upper bound")
+        said.append("oracle")
     if row.all_recorded:
         said.append("as recorded")
     if row.entry.flags:

@@ -7,7 +7,7 @@ Knows no task by name: `Tasks` hands them in. `examination` holds what is done w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
@@ -15,7 +15,7 @@ from typing import get_args
 from uniconv_bench.boardpage import page
 from uniconv_bench.bundles import scored_files
 from uniconv_bench.cards import Profile, Reported, SubmissionCard
-from uniconv_bench.definitions import computable
+from uniconv_bench.definitions import Stage, computable, of_stage
 from uniconv_bench.errors import UserError
 from uniconv_bench.examination import TOLERANCE, Examination, examine
 from uniconv_bench.files import atomic_write
@@ -121,6 +121,7 @@ def build(
         ours = _own_entries(own, loaded, outputs, root / "results", sizes or {}, built)
         board = _board(profile, [*ours, *others], loaded)
         built.boards.append(board)
+        built.flagged |= {e.name: list(e.flags) for e in board.entries if e.flags}
         with atomic_write(path) as stream:
             stream.write(page(profile, board.entries, board.rankings, rules=rules))
         built.pages.append(path)
@@ -128,9 +129,36 @@ def build(
 
 
 def _board(profile: Profile, entries: Sequence[Entry], loaded: Mapping[str, LoadedTask]) -> Board:
+    entries = list(_told_of_twins(entries))
     if profile == "full":  # nothing else is comparable with what others printed
         entries = [*entries, *_published({n: t.card.reported for n, t in loaded.items()})]
     return Board(profile, entries, rankings(entries), loaded)
+
+
+def _told_of_twins(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Flags a submission that scores on every turn just what an entry before it does: a copy?"""
+    before: list[Entry] = []
+    for entry in entries:
+        if entry.source == "submission":
+            twins = [flag for other in before for flag in _shared(entry, other)]
+            yield replace(entry, flags=[*entry.flags, *twins])
+        else:
+            yield entry
+        before.append(entry)
+
+
+def _shared(entry: Entry, other: Entry) -> Iterator[str]:
+    for task in entry.by_turn.keys() & other.by_turn.keys():
+        for stage in get_args(Stage):
+            mine, theirs = (
+                {m: by[m] for m in of_stage(list(by), stage)}
+                for by in (entry.by_turn[task], other.by_turn[task])
+            )
+            both = mine.keys() & theirs.keys()
+            # A stage that scores the same on all turns, as with no hit at all, tells nobody apart.
+            told = {value for metric in both for value in mine[metric].values()}
+            if len(told) > 1 and all(mine[metric] == theirs[metric] for metric in both):
+                yield f"{task}: {stage} scores on every turn what {other.title!r} does"
 
 
 def _published(figures: Mapping[str, Sequence[Reported]]) -> list[Entry]:
@@ -181,8 +209,6 @@ def _submitted(pages: Path, tasks: Tasks, built: Built) -> list[tuple[Submission
                 built.kept[seen.card.profile] = seen.lacking[0]
                 continue
             built.lacking.update(seen.lacking)
-            if seen.flags:
-                built.flagged[path.name] = seen.flags
             found.append((seen.card, _submission(path, seen.card, seen)))
     return found
 

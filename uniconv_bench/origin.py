@@ -86,6 +86,14 @@ def check_answers(
     return _check_turns(answers, turn_ids, judged, "answer")
 
 
+def check_evidence(answers: Mapping[str, Answer], passage_ids: Container[str]) -> list[str]:
+    """A line if answers name passages that the corpus does not have as what they were made from."""
+    absent = [p for p in dict.fromkeys(shown(answers)) if p not in passage_ids]
+    if not absent:
+        return []
+    return [f"{len(absent)} passages named as evidence are not in the corpus, first {absent[0]!r}"]
+
+
 def _check_turns(
     given: Mapping[str, Any], turn_ids: Collection[str], judged: Collection[str], what: str
 ) -> list[str]:

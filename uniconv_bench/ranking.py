@@ -33,7 +33,7 @@ class Entry:
         name: no two of one source share it, and it can name a file.
         source: `published` figures were printed elsewhere, and are neither checked nor ranked.
         scores: task -> scores.
-        bound: it is given the gold passages, so it has no rank.
+        bound: it is handed gold passages or human rewrites (an oracle), so it has no rank.
         recorded: task -> metrics as recorded, since what they are computed from is not here.
         by_turn: task -> metric -> scores by turn, where they are at hand.
         files: task -> `run` and `answers` -> file, where they are at hand.

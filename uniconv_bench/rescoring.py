@@ -15,7 +15,7 @@ from uniconv_bench.conversation import Turn
 from uniconv_bench.definitions import of_stage, uncomputable
 from uniconv_bench.errors import UserError
 from uniconv_bench.metrics import PerTurn, score
-from uniconv_bench.origin import check_answers, check_run
+from uniconv_bench.origin import check_answers, check_evidence, check_run
 from uniconv_bench.runs import DEPTH, read_answers, read_run
 from uniconv_bench.system import Answer, Corpus
 
@@ -119,6 +119,7 @@ def rescore(
             problems += check_run(run, turn_ids, task.corpus.ids, judged=judged, depth=depth)
         if answers_file:
             said = read_answers(answers_file)
+            problems += check_evidence(said, task.corpus.ids)
         if answers_file and references and answers:
             problems += check_answers(said, turn_ids, judged=references if whole else ())
             texts = {turn_id: answer.text for turn_id, answer in said.items()}

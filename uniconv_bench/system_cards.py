@@ -72,7 +72,7 @@ class Bm25Retriever(Card):
 
 
 class BoundRetriever(Card):
-    """`gold`: the relevant passages, as an upper bound. `none`: nothing, as a lower bound."""
+    """`gold`: handed the relevant passages (an oracle). `none`: nothing (closed book)."""
 
     kind: Literal["gold", "none"]
 
