@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,6 +135,24 @@ def test_whole_batches_of_an_interrupted_file_are_gone_on_with(batch: int, tmp_p
         assert go_on(path, batch) == whole
         assert path.read_text() == "".join(map(line_of, whole))
     assert read_texts(path) == whole
+
+
+@pytest.mark.parametrize("reader", ["_manifest", "_rotten"])
+def test_what_is_thrown_away_while_it_is_read_is_absent_and_not_rotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    folder = tmp_path / "a-1"
+    with missing_artefact(folder, {"a": 1}) as working:
+        assert working is not None
+        (working / "file").write_text("right")
+    read = getattr(artefacts, reader)
+
+    def meanwhile(*given: Any, **options: Any) -> Any:
+        shutil.rmtree(folder)
+        return read(*given, **options)
+
+    monkeypatch.setattr(artefacts, reader, meanwhile)
+    assert open_artefact(folder) is None
 
 
 def killed_before_renaming(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -249,6 +249,10 @@ TRAIN = ("train", "--system", "no-passages")
         (Exception("I/O error: Permission denied (os error 13)"), "no permission"),
         (MemoryError(), "memory ran out; end what else needs it"),
         (PermissionError(errno.EACCES, "x", "/cache/f"), "no permission (/cache/f)"),
+        (OSError(errno.EMFILE, "x", "/cache/f"), "too many files are open (/cache/f); raise"),
+        (OSError(errno.EIO, "x", "/cache/f"), "the disk fails to read or write (/cache/f); check"),
+        (OSError(errno.ELOOP, "x", "/cache/f"), "links that lead in a circle (/cache/f); name"),
+        (IsADirectoryError(errno.EISDIR, "x", "/cache"), "a folder, not a file (/cache); name a"),
         (OSError(errno.EROFS, "x", "/cache/f"), "the file system is read-only (/cache/f); point"),
         (FileNotFoundError(errno.ENOENT, "x", "/cache/f"), "no such file (/cache/f)"),
         (FileNotFoundError(errno.ENOENT, "x", str(cache_dir() / "a" / "f")), "run it again"),
@@ -346,8 +350,40 @@ def test_a_path_that_the_locale_cannot_spell_is_named(tmp_path: Path) -> None:
         env={**os.environ, **cache},
     )
     last = done.stderr.splitlines()[-1]
-    assert done.returncode == 2 and last.startswith("error: the path holds signs that"), done.stderr
-    assert "ascii" in last and "PYTHONUTF8=1" in last
+    assert done.returncode == 2, done.stderr
+    assert last.startswith("error: a path that is no text in this locale's encoding, ascii")
+    assert "PYTHONUTF8=1" in last
+
+
+def test_a_path_that_is_no_text_at_all_is_named_without_what_is_in_it(tmp_path: Path) -> None:
+    utf8 = {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"}
+    cache = {b"UNICONV_BENCH_CACHE": os.fsencode(tmp_path) + b"/k\xff"}
+    done = subprocess.run(
+        [sys.executable, "-m", "uniconv_bench", "prepare", "--task", "qrecc"],
+        capture_output=True,
+        encoding="utf-8",
+        env={os.fsencode(n): os.fsencode(v) for n, v in {**os.environ, **utf8}.items()} | cache,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2, done.stderr
+    assert last.endswith("k\\udcff); choose a path in plain letters"), last
+
+
+def test_a_reader_that_had_enough_is_no_error_but_a_broken_connection_is() -> None:
+    code = (
+        "import sys\nfrom uniconv_bench import cli\n"
+        "class Group:\n"
+        "    def main(self, *arguments, **options):\n"
+        "        raise BrokenPipeError(32, 'Broken pipe')\n"
+        "cli.typer.main.get_command = lambda app: Group()\n"
+        "sys.exit(cli.main(['list']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == "error: Broken pipe\n"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.wait() == 1 and process.stderr.read() == b""
 
 
 def test_json_is_all_that_stdout_carries() -> None:

@@ -138,3 +138,14 @@ def test_a_digest_taken_in_the_tick_of_a_write_is_not_kept(
     path.write_text("first")
     files.digest_once(path)
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_large_file_whose_path_is_no_text_is_digested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LARGE", 1)
+    path = tmp_path / "k\udcff"
+    path.write_bytes(b"content")
+    os.utime(path, (1, 1))
+    monkeypatch.setattr(files, "SETTLED_NS", -(10**18))
+    assert files.digest_once(path) == files.digest_of_file(path)

@@ -203,9 +203,14 @@ def open_artefact(folder: Path, *, deep: bool = False) -> dict[str, Any] | None:
 def _verified(folder: Path, *, deep: bool = False) -> dict[str, Any] | None:
     if not folder.exists():
         return None
-    fingerprint, expected = _manifest(folder)
-    if rotten := next(_rotten(folder, expected, deep=deep), None):
-        raise UserError("corrupted cache file", where=rotten, mend=_anew(folder))
+    try:
+        fingerprint, expected = _manifest(folder)
+        if rotten := next(_rotten(folder, expected, deep=deep), None):
+            raise UserError("corrupted cache file", where=rotten, mend=_anew(folder))
+    except (UserError, OSError):
+        if folder.exists():
+            raise
+        return None  # thrown away meanwhile, which is no rot
     with suppress(OSError):  # a cache that is only read
         os.utime(folder)  # when it was last used; the manifest's time is when it was made
     return fingerprint

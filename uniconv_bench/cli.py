@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import select
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -158,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         if isinstance(error, (KeyboardInterrupt, typer.Abort)):
             code = 130
-        elif isinstance(error, BrokenPipeError):  # the reader of a pipe had enough
+        elif isinstance(error, BrokenPipeError) and _nobody_reads():
             return 1
         else:
             line = explain(error)
@@ -171,6 +172,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == 130:
         note(STOPPED)
     return code or 0
+
+
+def _nobody_reads() -> bool:
+    """Whether whoever read our output had enough of it, as `head` has."""
+    try:
+        waiting = select.poll()
+        waiting.register(sys.stdout.fileno(), 0)
+        return bool(waiting.poll(0))
+    except (OSError, ValueError):  # closed, or no pipe at all
+        return True
 
 
 def _bear_any_sign() -> None:

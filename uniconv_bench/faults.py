@@ -25,15 +25,24 @@ FAULTS = {
     errno.EISDIR: "a folder, not a file",
     errno.ENOTDIR: "a file, not a folder",
     errno.EEXIST: "a file, not a folder",  # what else stands where a folder is to be made
+    errno.EIO: "the disk fails to read or write",
+    errno.EMFILE: "too many files are open",
+    errno.ENFILE: "too many files are open on this machine",
+    errno.ENAMETOOLONG: "a name longer than the file system allows",
+    errno.ELOOP: "links that lead in a circle",
 }
-UNSPELT = re.compile(r"/.*[\udc80-\udcff]")
-"""A path as Python reads one that is no text in the encoding of the locale."""
-SPELL = "set PYTHONUTF8=1, or choose a path in plain letters"
+UNSPELT = re.compile(r".*?[\udc80-\udcff][^/]*")
+"""A path as Python reads one that is no text in the encoding of the locale, as far as it is not."""
 ROOM = "make room (or point UNICONV_BENCH_CACHE to another disk) and run it again"
 MENDS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ROOM),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "see that you may read it, or write there"),
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "name another folder"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise `ulimit -n`, or end what holds them"),
+    errno.EISDIR: "name a file",
+    errno.EIO: "check the disk, or use another one, and run it again",
+    errno.ENAMETOOLONG: "choose a shorter path",
+    errno.ELOOP: "name what the links were to lead to",
     errno.EFBIG: "raise the limit (or point UNICONV_BENCH_CACHE to another disk) and run it again",
     errno.EROFS: "point UNICONV_BENCH_CACHE and --results to folders that can be written",
 }
@@ -58,13 +67,13 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if hasattr(error, "format_message"):  # typer's own: a wrong option or command
-        return _wrong_option(" ".join(error.format_message().split()))
+        line = _wrong_option(" ".join(error.format_message().split()))
+        context = getattr(error, "ctx", None)
+        return f"{line} See {context.command_path} --help" if line and context else line
     if lacks_memory(error):
         return str(NO_MEMORY)
-    if isinstance(error, UnicodeEncodeError) and UNSPELT.search(error.object):
-        lacking = sys.getfilesystemencoding()
-        what = f"the path holds signs that this locale's encoding, {lacking}, lacks"
-        return str(UserError(what, where=error.object, mend=SPELL))
+    if isinstance(error, UnicodeEncodeError) and (unspelt := UNSPELT.match(error.object)):
+        return _unspelt(unspelt[0]) if "/" in error.object or Path(error.object).exists() else None
     if FULL.search(str(error)):
         full = getattr(error, "filename", None)
         elsewhere = isinstance(full, str) and not is_cached(Path(full))
@@ -96,6 +105,15 @@ def _wrong_option(line: str) -> str:
     known = re.findall(r"'([^']+)'", choice[2]) if choice else []
     near = difflib.get_close_matches(choice[1].lower(), known, n=1, cutoff=0.5) if choice else []
     return f"{line} Did you mean {near[0]!r}?" if near else line
+
+
+def _unspelt(path: str) -> str:
+    """The line for a path that is no text in the encoding of the locale."""
+    encoding, mend = sys.getfilesystemencoding(), "choose a path in plain letters"
+    if encoding != "utf-8":
+        mend = f"set PYTHONUTF8=1, or {mend}"
+    what = f"a path that is no text in this locale's encoding, {encoding}"
+    return str(UserError(what, where=ascii(path)[1:-1], mend=mend))
 
 
 def _vanished(error: OSError) -> bool:

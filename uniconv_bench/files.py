@@ -107,7 +107,7 @@ def digest_once(path: Path) -> str:
     if facts.st_size < LARGE:
         return digest_of_file(path)
     state = [facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns]
-    kept = cache_dir() / "digests" / f"{digest_of(str(path.absolute()))[:32]}.json"
+    kept = cache_dir() / "digests" / f"{_name_of(path)}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(kept.read_text(encoding="utf-8"))
         if known["state"] == state and abs(time.time() - kept.stat().st_mtime) < DAY:
@@ -115,9 +115,14 @@ def digest_once(path: Path) -> str:
     sha256 = digest_of_file(path)
     # Written to just now, it could be written to again within one tick of the file system's clock.
     if time.time_ns() - max(facts.st_mtime_ns, facts.st_ctime_ns) > SETTLED_NS:
-        with suppress(OSError):  # only a saving of time
+        with suppress(OSError, ValueError):  # only a saving of time; a path may be no text
             write_json(kept, {"path": str(path.absolute()), "state": state, "sha256": sha256})
     return sha256
+
+
+def _name_of(path: Path) -> str:
+    """A name for what is kept of a file, whatever bytes its path is of."""
+    return hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
 
 
 def digest_of_code(*modules: str) -> str:
