@@ -16,7 +16,7 @@ import torch
 from train_step import adapter
 
 from uniconv_bench.assembly import Setup
-from uniconv_bench.decode import greedy
+from uniconv_bench.decode import Decoding, decode
 from uniconv_bench.progress import Bars
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.uniconv.backbone import load_tokenizer
@@ -45,7 +45,7 @@ def main() -> None:
     model, end = adapter("float32")
     optimiser = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-3)
     weights = Weights(**card.losses.model_dump(), temperature=0.01, cii_temperature=0.01)
-    seconds, found, said, steps = 0.0, False, "", 0
+    seconds, hit, said, steps = 0.0, False, "", 0
     for step in range(STEPS):
         start = time.perf_counter()
         batch = make_batch([example, other], card, form, random.Random(step))
@@ -60,11 +60,12 @@ def main() -> None:
             texts = [form.passage(p) for p in [gold, *others]]
             passages = torch.cat([embed(model, texts[i : i + 8], end) for i in range(0, 51, 8)])
             scores = (passages @ embed(model, [form.query(example.turn)], end).T).flatten()
-        found = bool(scores.argmax() == 0)
+        hit = bool(scores.argmax() == 0)
         prompt = form.prompt(example.turn, [gold])
-        (answer,) = greedy(model, [prompt], end=end, max_new_tokens=64, batch_size=1)
-        said = form.tokenizer.decode(answer[1]).strip()
-        if found and said == example.response:
+        how = Decoding(ends={end}, max_new_tokens=64)
+        ((_, answer),) = decode(model, [prompt], how, batch_size=1)
+        said = form.tokenizer.decode(answer).strip()
+        if hit and said == example.response:
             break
     line = {
         "benchmark": "overfit",
@@ -72,7 +73,7 @@ def main() -> None:
         "goal": 1.0,
         "seconds": round(seconds, 1),
         "steps": steps,
-        "recall@1": float(found),
+        "recall@1": float(hit),
         "exact": said == example.response,
         "response": example.response,
         "said": said,

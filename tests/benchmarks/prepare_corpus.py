@@ -53,11 +53,11 @@ def decode():
     for block in task_module(*task_card(task)).passages(path.parent).blocks():
         pass
 def prepare():
-    from uniconv_bench import prepare
+    from uniconv_bench import dataset, prepare
     from uniconv_bench.progress import Silent
     from uniconv_bench.registry import task_card
-    store = prepare.store
-    prepare.store = lambda *arguments: timed("store", store, *arguments)
+    store = dataset.store
+    dataset.store = lambda *arguments: timed("store", store, *arguments)
     card, place = task_card(task)
     prepare.prepare(card, place, "full", path.parent, allow_part=True, progress=Silent())
 timed(side, locals()[side])
