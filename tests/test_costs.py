@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -90,3 +92,19 @@ def test_a_killed_process_has_said_so_far_how_long_it_worked(
     with costs.counted(tmp_path):
         pass
     assert cost(tmp_path)["seconds"] > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a process's peak")
+def test_the_peak_of_a_stage_is_not_that_of_what_went_before(tmp_path: Path) -> None:
+    """In a process of its own, so that nothing else of it counts."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom uniconv_bench.costs import counted\n"
+        "for number, size in enumerate((400 << 20, 1)):\n"
+        "    (folder := Path(sys.argv[1]) / str(number)).mkdir()\n"
+        "    with counted(folder):\n"
+        "        block = bytearray(size)\n"
+        "    del block\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    large, small = (cost(tmp_path / name)["peak_memory_bytes"] for name in "01")
+    assert large - small > 300 << 20

@@ -31,6 +31,7 @@ def counted(working: Path) -> Iterator[bool]:
     fresh = all(TEMPORARY.fullmatch(path.name) for path in working.iterdir())
     before = {"seconds": 0.0, "peak_memory_bytes": 0} if fresh else _so_far(working)
     start = _now()
+    _forget_peak()
 
     def cost() -> dict[str, Any]:
         known = before["seconds"]
@@ -50,6 +51,12 @@ def counted(working: Path) -> Iterator[bool]:
     finally:
         note()
     write_json(working / COST, cost())
+
+
+def _forget_peak() -> None:
+    """Else a stage's peak would be that of whatever this process did before, as training."""
+    with suppress(OSError):  # only Linux can forget it
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 @contextmanager

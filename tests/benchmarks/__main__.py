@@ -1,7 +1,8 @@
 """All benchmarks of this program, or those named, each in a process of its own.
 
-Prints their JSON lines and keeps them, with the machine, in `benchmarks.json`; draws beside it how
-time and memory grow (needs matplotlib). `--quick` takes minutes; its sizes say nothing of goals.
+Prints their JSON lines and keeps them, with the machine, in `benchmarks.json`, beside those of
+other benchmarks that were measured on the same machine and packages; draws beside it how time and
+memory grow (needs matplotlib). `--quick` takes minutes; its sizes say nothing of goals.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import growth
 
-from uniconv_bench.files import write_json
+from uniconv_bench.files import read_json, write_json
 from uniconv_bench.machine import provenance
 from uniconv_bench.records import BENCHMARKS
 
@@ -30,7 +31,10 @@ QUICK = {
     "turn": "--sessions 64 128 256 512 --passages 100 --tokens 8 --repeat 2",
 }
 """Benchmark -> its options in the quick form, which has these alone."""
-MACHINE = {"package", "commit", "dirty", "python", "packages", "hardware", "platform", "created"}
+MACHINE = {"python", "packages", "hardware", "platform"}
+"""What is the same for all lines that stand in one file."""
+VERSION = {"package", "commit", "dirty", "created"}
+"""What each line was measured with, and when."""
 
 
 def lines_of(name: str, options: Sequence[str]) -> list[dict[str, Any]]:
@@ -44,6 +48,15 @@ def lines_of(name: str, options: Sequence[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def kept_lines(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines of a file that was made in the same way on this machine; else none."""
+    if not path.exists():
+        return []
+    kept = read_json(path)
+    lines: list[dict[str, Any]] = kept.pop("benchmarks")
+    return lines if kept == about else []
+
+
 def main() -> int:
     parser = argparse.ArgumentParser("benchmarks", description=__doc__)
     every = sorted(p.stem for p in HERE.glob("*.py") if p.stem not in ("__main__", "growth"))
@@ -53,8 +66,11 @@ def main() -> int:
     given = parser.parse_args()
     if unknown := set(given.names) - set(every):
         parser.error(f"no benchmark {min(unknown)!r}; there are {', '.join(every)}")
-    machine = provenance({}, {}).model_dump(mode="json", include=MACHINE)
-    found, failed = [], []
+    here = provenance({}, {}).model_dump(mode="json", include=MACHINE | VERSION)
+    about = {"quick": given.quick, "provenance": {name: here[name] for name in sorted(MACHINE)}}
+    version = {name: here[name] for name in sorted(VERSION)}
+    path, failed = given.out / BENCHMARKS, []
+    found = kept_lines(path, about)
     for name in given.names or (sorted(QUICK) if given.quick else every):
         options = QUICK.get(name, "").split() if given.quick else []
         try:
@@ -65,9 +81,9 @@ def main() -> int:
         for line in lines:
             sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
-        found += lines
-        kept = {"quick": given.quick, "provenance": machine, "benchmarks": found}
-        write_json(given.out / BENCHMARKS, kept)
+        found = [line for line in found if line["benchmark"] != name]
+        found += [{**line, "measured": version} for line in lines]
+        write_json(path, {**about, "benchmarks": sorted(found, key=lambda one: one["benchmark"])})
     if figure := growth.drawn(found, given.out / "benchmarks"):
         sys.stderr.write(f"{figure}\n")
     if failed:

@@ -135,6 +135,7 @@ class Run:
                 advance(1, in_words(row))
         put(self.state.best, self.parameters)
         journal.end()
+        give_back_memory()  # what comes next in this process needs less
 
     def _step(self, step: int, epoch: int, group: Sequence[Example], rate: float) -> Row:
         """One step of the optimiser, and what is to be known of it."""
