@@ -102,7 +102,7 @@ def test_the_peak_of_a_stage_is_not_that_of_what_went_before(tmp_path: Path) -> 
         "for number, size in enumerate((400 << 20, 1)):\n"
         "    (folder := Path(sys.argv[1]) / str(number)).mkdir()\n"
         "    with counted(folder):\n"
-        "        block = bytearray(size)\n"
+        "        block = b'x' * size\n"
         "    del block\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
