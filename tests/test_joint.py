@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 from test_uniconv import END, WEIGHTS, learnt, task, training
+from torch.nn import functional
 
 from uniconv_bench.conversation import Utterance
 from uniconv_bench.progress import Silent
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.training_cards import Lora
+from uniconv_bench.uniconv import tree
 from uniconv_bench.uniconv.adapter import adapted
 from uniconv_bench.uniconv.backbone import find_backbone, load_model, load_tokenizer
 from uniconv_bench.uniconv.embedding import embed
@@ -32,6 +34,12 @@ TREES = [
 SIZES = [8, 4, 3, 2]
 
 
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the short trees of these tests are attended in several pieces too."""
+    monkeypatch.setattr(tree, "PIECE", 3)
+
+
 def packed(trees: Any = TREES) -> Packed:
     return pack(trees, END, torch.float32, "cpu")
 
@@ -43,7 +51,7 @@ def test_what_rows_share_is_one_node() -> None:
 
 def test_every_row_is_a_path_that_sees_itself_alone() -> None:
     made = packed()
-    rows = [row for tree in TREES for row in tree]
+    rows = [row for rows in TREES for row in rows]
     for (line, path), row in zip(made.paths, rows, strict=True):
         assert made.ids[line, path].tolist() == row.ids
         assert made.positions[line, path].tolist() == list(range(len(row.ids)))
@@ -90,10 +98,35 @@ def test_states_of_a_tree_are_those_of_its_rows(tiny_model: Any) -> None:
     states = tiny_model.base_model(
         input_ids=made.ids, attention_mask=made.mask, position_ids=made.positions, use_cache=False
     ).last_hidden_state
-    rows = [row for tree in TREES for row in tree]
+    rows = [row for rows in TREES for row in rows]
     for (line, path), row in zip(made.paths, rows, strict=True):
         alone = tiny_model.base_model(torch.tensor([row.ids]), use_cache=False).last_hidden_state[0]
         torch.testing.assert_close(states[line, path], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_keys_that_no_node_sees_are_not_read(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the states are the same, as the mask threw away what came of them."""
+    made, scores = packed(), []
+    known = {"attention_mask": made.mask, "position_ids": made.positions, "use_cache": False}
+    before = tiny_model.base_model(input_ids=made.ids, **known).last_hidden_state
+    monkeypatch.setattr(tiny_model.config, "_attn_implementation", "sdpa")  # as it was, at the end
+    tree.attend_in_order(tiny_model)
+    computed = functional.scaled_dot_product_attention
+
+    def counted(query: Any, key: Any, *given: Any, **options: Any) -> Any:
+        scores.append(query.shape[2] * key.shape[2])
+        return computed(query, key, *given, **options)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", counted)
+    after = tiny_model.base_model(input_ids=made.ids, **known, in_order=True).last_hidden_state
+    torch.testing.assert_close(after, before, atol=1e-6, rtol=1e-5)
+    layers, width = tiny_model.config.num_hidden_layers, made.ids.shape[1]
+    pieces = [
+        (min(start + 3, width) - start, min(start + 3, width)) for start in range(0, width, 3)
+    ]
+    assert sum(scores) == layers * sum(many * end for many, end in pieces) < layers * width**2
 
 
 def batch_of(form: PromptFormat, **changes: Any) -> Any:

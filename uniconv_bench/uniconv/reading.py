@@ -158,5 +158,6 @@ def _hidden(causal: Any, trees: Sequence[list[Row]], end: int) -> tuple[Tensor, 
         attention_mask=packed.mask,
         position_ids=packed.positions,
         use_cache=False,
+        in_order=True,
     )
     return states.last_hidden_state, packed.paths
