@@ -35,10 +35,9 @@ def counted(working: Path) -> Iterator[bool]:
 
     def cost() -> dict[str, Any]:
         known = before["seconds"]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return {
             "seconds": None if known is None else round(known + _now() - start, 3),
-            "peak_memory_bytes": max(before["peak_memory_bytes"], peak),
+            "peak_memory_bytes": max(before["peak_memory_bytes"], _peak()),
         }
 
     def note() -> None:
@@ -57,6 +56,15 @@ def _forget_peak() -> None:
     """Else a stage's peak would be that of whatever this process did before, as training."""
     with suppress(OSError):  # only Linux can forget it
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak() -> int:
+    """Bytes; `ru_maxrss` alone would have that of the process which began this one."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @contextmanager
