@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from uniconv_bench import approximate, encode, evaluate
-from uniconv_bench.artefacts import MANIFEST, open_artefact
+from uniconv_bench import approximate, dense, encode, evaluate
+from uniconv_bench.artefacts import MANIFEST, open_artefact, throw_away
 from uniconv_bench.cli import main
 from uniconv_bench.conversation import Passage
 from uniconv_bench.encode import Embeddings, encode_corpus, encode_rows
@@ -379,3 +379,21 @@ def test_a_card_with_an_approximate_index_tells_its_recall(
     assert code == 0, said
     assert record["index"]["depth"] == 10 and record["index"]["queries"] == 4
     assert 0 < record["index"]["recall"] <= 1 and 0 < shown < 1
+
+
+def test_embeddings_are_held_from_before_queries_are_embedded(
+    card: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many queries that takes hours, in which `cache prune` may be called."""
+    search, thrown = dense.EmbeddingRetriever.search, []
+
+    def pruned(self: Any, queries: Any, corpus: Any, *others: Any) -> Any:
+        def meanwhile(encoder: Any) -> Any:
+            thrown.append(throw_away(self.embeddings(corpus)[0]))
+            return queries(encoder)
+
+        return search(self, meanwhile, corpus, *others)
+
+    monkeypatch.setattr(dense.EmbeddingRetriever, "search", pruned)
+    code, _, said = told(capsys, "retrieve", "--task", "qrecc", "--system", card, "--json")
+    assert code == 0 and thrown == [False], said

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from uniconv_bench import inventory, stages
-from uniconv_bench.artefacts import differences, folder_of, missing_artefact, open_artefact
+from uniconv_bench.artefacts import folder_of, missing_artefact, open_artefact
 from uniconv_bench.cli import main
 from uniconv_bench.evaluation import Evaluation
-from uniconv_bench.files import digest_of_file
+from uniconv_bench.files import differences, digest_of_file
 from uniconv_bench.progress import Silent
 from uniconv_bench.reasons import reason, reasons
 

@@ -82,7 +82,7 @@ ONLY = {
     "uniconv": {
         *("errors", "files", "offline", "appended", "seals", "artefacts", "cards", "system_cards"),
         "training_cards",
-        *("conversation", "prompts", "system"),
+        *("conversation", "machine", "prompts", "reader", "system"),
         *("index", "encode", "dense", "decode", "task", "metrics"),
     },
 }

@@ -21,7 +21,6 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.files import (
     TEMPORARY,
     cache_dir,
-    canonical_json,
     digest_of,
     digest_of_file,
     digest_once,
@@ -281,25 +280,3 @@ def throw_away(folder: Path) -> bool:
 
 def _final(folder: Path) -> Path:
     return folder.with_name(folder.name.removesuffix(PARTIAL))
-
-
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(field, what was found, what is wanted) of two fingerprints, nested fields as `a.b`.
-
-    A field that one of them lacks is `absent` there.
-    """
-    ours, theirs = dict(_leaves(wanted)), dict(_leaves(found))
-    names = [*ours, *(name for name in theirs if name not in ours)]
-    return [
-        (name, theirs.get(name, "absent"), ours.get(name, "absent"))
-        for name in names
-        if theirs.get(name) != ours.get(name)
-    ]
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, canonical_json(value)

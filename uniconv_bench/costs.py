@@ -6,7 +6,6 @@ Seconds are told by a clock that nobody sets, each process's by itself.
 from __future__ import annotations
 
 import json
-import resource
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from typing import Any
 
 from uniconv_bench.appended import read_texts, write_texts
 from uniconv_bench.files import TEMPORARY, canonical_json, write_json
+from uniconv_bench.machine import forget_peak, peak_memory
 from uniconv_bench.seals import PARTIAL
 
 COST = "cost.json"
@@ -31,13 +31,13 @@ def counted(working: Path) -> Iterator[bool]:
     fresh = all(TEMPORARY.fullmatch(path.name) for path in working.iterdir())
     before = {"seconds": 0.0, "peak_memory_bytes": 0} if fresh else _so_far(working)
     start = _now()
-    _forget_peak()
+    forget_peak()
 
     def cost() -> dict[str, Any]:
         known = before["seconds"]
         return {
             "seconds": None if known is None else round(known + _now() - start, 3),
-            "peak_memory_bytes": max(before["peak_memory_bytes"], _peak()),
+            "peak_memory_bytes": max(before["peak_memory_bytes"], peak_memory()),
         }
 
     def note() -> None:
@@ -50,21 +50,6 @@ def counted(working: Path) -> Iterator[bool]:
     finally:
         note()
     write_json(working / COST, cost())
-
-
-def _forget_peak() -> None:
-    """Else a stage's peak would be that of whatever this process did before, as training."""
-    with suppress(OSError):  # only Linux can forget it
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def _peak() -> int:
-    """Bytes; `ru_maxrss` alone would have that of the process which began this one."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @contextmanager

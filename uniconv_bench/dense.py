@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from uniconv_bench import approximate
-from uniconv_bench.artefacts import differences, in_use, open_artefact
+from uniconv_bench.artefacts import in_use, open_artefact
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.encode import Embed, Embeddings, embeddings_folder, encode_corpus, encode_rows
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import digest_of_code
+from uniconv_bench.files import differences, digest_of_code
 from uniconv_bench.index import ExactIndex
 from uniconv_bench.system import Context, Corpus, IndexRecall, Progress, Ranking
 
@@ -156,10 +156,9 @@ class EmbeddingRetriever(ABC):
         if approximately:
             approximate.check(self.inference.index, encoder.dimension, len(corpus))
         embeddings = self.encode(corpus, progress, encoder)
-        vectors = queries(encoder)
         search = self._approximate if approximately else self._exact
         with in_use(embeddings.folder):
-            yield from search(vectors, corpus, embeddings, depth, progress)
+            yield from search(queries(encoder), corpus, embeddings, depth, progress)
 
     def _exact(
         self, queries: Any, corpus: Corpus, embeddings: Embeddings, depth: int, progress: Progress

@@ -73,7 +73,7 @@ def explain(error: BaseException) -> str | None:
     if lacks_memory(error):
         return str(NO_MEMORY)
     if isinstance(error, UnicodeEncodeError) and (unspelt := UNSPELT.match(error.object)):
-        return _unspelt(unspelt[0]) if "/" in error.object or Path(error.object).exists() else None
+        return _unspelt(unspelt[0]) if "/" in unspelt[0] or os.path.lexists(error.object) else None
     if FULL.search(str(error)):
         full = getattr(error, "filename", None)
         elsewhere = isinstance(full, str) and not is_cached(Path(full))

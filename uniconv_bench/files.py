@@ -13,7 +13,7 @@ import re
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -86,6 +86,28 @@ def canonical_json(value: Any) -> str:
 def digest_of(value: Any) -> str:
     """sha256 (hex) of a JSON value's canonical text."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(field, what was found, what is wanted) of two fingerprints, nested fields as `a.b`.
+
+    A field that one of them lacks is `absent` there.
+    """
+    ours, theirs = dict(_leaves(wanted)), dict(_leaves(found))
+    names = [*ours, *(name for name in theirs if name not in ours)]
+    return [
+        (name, theirs.get(name, "absent"), ours.get(name, "absent"))
+        for name in names
+        if theirs.get(name) != ours.get(name)
+    ]
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, canonical_json(value)
 
 
 def digest_of_file(path: Path) -> str:

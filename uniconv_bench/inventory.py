@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from uniconv_bench.artefacts import MANIFEST, differences, is_held, throw_away
-from uniconv_bench.files import cache_dir, digest_of
+from uniconv_bench.artefacts import MANIFEST, is_held, throw_away
+from uniconv_bench.files import cache_dir, differences, digest_of
 from uniconv_bench.seals import PARTIAL
 
 NAMED = re.compile(rf".+-[0-9a-f]{{16}}|.+{re.escape(PARTIAL)}")

@@ -7,7 +7,7 @@ Knows no task by name: `Tasks` hands them in. `examination` holds what is done w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
@@ -15,12 +15,12 @@ from typing import get_args
 from uniconv_bench.boardpage import page
 from uniconv_bench.bundles import scored_files
 from uniconv_bench.cards import Profile, Reported, SubmissionCard
-from uniconv_bench.definitions import Stage, computable, of_stage
+from uniconv_bench.definitions import computable
 from uniconv_bench.errors import UserError
 from uniconv_bench.examination import TOLERANCE, Examination, examine
 from uniconv_bench.files import atomic_write
 from uniconv_bench.metrics import metric_score
-from uniconv_bench.ranking import Entry, Ranking, rankings
+from uniconv_bench.ranking import Entry, Ranking, rankings, told_of_twins
 from uniconv_bench.records import ResultRecord, Score, read_records
 from uniconv_bench.rescoring import LoadedTask, NotAtHand, Tasks, rescore
 from uniconv_bench.turnscores import scores_at_hand
@@ -129,36 +129,10 @@ def build(
 
 
 def _board(profile: Profile, entries: Sequence[Entry], loaded: Mapping[str, LoadedTask]) -> Board:
-    entries = list(_told_of_twins(entries))
+    entries = told_of_twins(entries)
     if profile == "full":  # nothing else is comparable with what others printed
         entries = [*entries, *_published({n: t.card.reported for n, t in loaded.items()})]
     return Board(profile, entries, rankings(entries), loaded)
-
-
-def _told_of_twins(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Flags a submission that scores on every turn just what an entry before it does: a copy?"""
-    before: list[Entry] = []
-    for entry in entries:
-        if entry.source == "submission":
-            twins = [flag for other in before for flag in _shared(entry, other)]
-            yield replace(entry, flags=[*entry.flags, *twins])
-        else:
-            yield entry
-        before.append(entry)
-
-
-def _shared(entry: Entry, other: Entry) -> Iterator[str]:
-    for task in entry.by_turn.keys() & other.by_turn.keys():
-        for stage in get_args(Stage):
-            mine, theirs = (
-                {m: by[m] for m in of_stage(list(by), stage)}
-                for by in (entry.by_turn[task], other.by_turn[task])
-            )
-            both = mine.keys() & theirs.keys()
-            # A stage that scores the same on all turns, as with no hit at all, tells nobody apart.
-            told = {value for metric in both for value in mine[metric].values()}
-            if len(told) > 1 and all(mine[metric] == theirs[metric] for metric in both):
-                yield f"{task}: {stage} scores on every turn what {other.title!r} does"
 
 
 def _published(figures: Mapping[str, Sequence[Reported]]) -> list[Entry]:

@@ -7,6 +7,7 @@ import platform as platforms
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -58,7 +59,7 @@ def provenance(
         platform=platforms.platform(),
         training=dict(training),
         seconds={stage: round(value, 3) for stage, value in seconds.items()},
-        peak_memory_bytes=_peak_memory(),
+        peak_memory_bytes=peak_memory(),
         energy_joules=_since(energy_before, energy_joules()),
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
@@ -144,8 +145,19 @@ def _cpu_name() -> str:
     return platforms.processor() or platforms.machine() or "unknown CPU"
 
 
-def _peak_memory() -> int:
+def forget_peak() -> None:
+    """Else the peak of a stage would be that of what this process did before, as training."""
+    with suppress(OSError):  # only Linux can forget it
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_memory() -> int:
+    """Bytes that this process held at most at a time, since `forget_peak` or its beginning."""
+    with suppress(OSError):  # `ru_maxrss` can be that of the process which began this one
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) << 10
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak if sys.platform == "darwin" else peak << 10

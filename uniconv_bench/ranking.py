@@ -6,12 +6,12 @@ Knows scores and what is told of a system; no file, no format, no task code.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from uniconv_bench.cards import SubmissionCard
-from uniconv_bench.definitions import PerTurn
+from uniconv_bench.definitions import PerTurn, Stage, of_stage
 from uniconv_bench.records import Score
 from uniconv_bench.rendering import metric_label
 from uniconv_bench.statistics.intervals import MetricSummary, summarise
@@ -128,6 +128,27 @@ def rankings(entries: Sequence[Entry]) -> list[Ranking]:
         both = _both(entries, task, [next(iter(r.labels), None) for r in stages.values()])
         found += [*stages.values(), both]
     return [ranking for ranking in found if ranking.labels]
+
+
+def told_of_twins(entries: Sequence[Entry]) -> list[Entry]:
+    """Flags each submission that scores on every turn just what an entry before it does: a copy?"""
+    return [
+        replace(entry, flags=[*entry.flags, *(f for o in entries[:i] for f in _shared(entry, o))])
+        if entry.source == "submission"
+        else entry
+        for i, entry in enumerate(entries)
+    ]
+
+
+def _shared(entry: Entry, other: Entry) -> Iterator[str]:
+    for task in sorted(entry.by_turn.keys() & other.by_turn.keys()):
+        mine, theirs = entry.by_turn[task], other.by_turn[task]
+        for stage in get_args(Stage):
+            both = of_stage((metric for metric in mine if metric in theirs), stage)
+            # A stage that scores the same on all turns, as with no hit at all, tells nobody apart.
+            told = {value for metric in both for value in mine[metric].values()}
+            if len(told) > 1 and all(mine[metric] == theirs[metric] for metric in both):
+                yield f"{task}: {stage} scores on every turn what {other.title!r} does"
 
 
 def _of_stage(

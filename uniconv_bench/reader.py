@@ -108,10 +108,13 @@ class Reader:
         if not states:
             logits: Tensor = self.model(**given, logits_to_keep=1).logits[:, -1]
             return logits
-        causal = self.model
-        causal = causal.get_base_model() if hasattr(causal, "get_base_model") else causal
-        found: Tensor = causal.base_model(**given).last_hidden_state[:, -1]
+        found: Tensor = base_of(self.model).base_model(**given).last_hidden_state[:, -1]
         return found
+
+
+def base_of(model: Any) -> Any:
+    """A decoder itself, without what peft put around it; its adapters stay in it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def read_prompts(model: Any, prompts: Sequence[Prompt]) -> tuple[Reader, Tensor]:

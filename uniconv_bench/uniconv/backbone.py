@@ -234,17 +234,15 @@ def load_encoder(
     """
     from transformers import AutoModel, AutoModelForCausalLM
 
+    from uniconv_bench.reader import base_of
+
     if lora is None:
         return _weights(AutoModel, backbone, dtype, progress)
     folder = checkpoint(lora, progress)
     headed = any(name.startswith("base_model.model.model.") for name in _adapter_names(folder))
     auto = AutoModelForCausalLM if headed else AutoModel
     model = _with_adapter(lambda d: _weights(auto, backbone, d, progress), folder, dtype, merge)
-    return _base(model).base_model
-
-
-def _base(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base_of(model).base_model
 
 
 def _weights(auto: Any, backbone: Backbone, dtype: str, progress: Progress) -> Any:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from uniconv_bench.reader import base_of
+
 
 def padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Tensor, Tensor]:
     """(ids, mask), each (B, longest), padded on the right."""
@@ -26,7 +28,7 @@ def padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Tensor
 
 def hidden_states(model: Any, rows: Sequence[Sequence[int]], pad: int) -> Tensor:
     """Last-layer hidden states (B, longest, d) of right-padded rows, without the language head."""
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    causal = base_of(model)
     ids, mask = padded(rows, pad, causal.device)
     states: Tensor = causal.base_model(
         input_ids=ids, attention_mask=mask, use_cache=False

@@ -35,7 +35,7 @@ from uniconv_bench.uniconv.reading import (
     read,
     trees_of,
 )
-from uniconv_bench.uniconv.tree import attend_in_order, size
+from uniconv_bench.uniconv.tree import size
 
 ALONE = Processes()
 
@@ -70,7 +70,6 @@ class JointLoss:
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         processes: Processes = ALONE,
     ):
-        attend_in_order(model.get_base_model() if hasattr(model, "get_base_model") else model)
         self._model, self._weights, self._end = model, weights, end
         self._tokens_at_once, self._processes = tokens_at_once, processes
         self._autocast = autocast

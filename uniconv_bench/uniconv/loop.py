@@ -19,6 +19,7 @@ from accelerate import Accelerator
 
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import cache_dir
+from uniconv_bench.machine import forget_peak
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.system import Progress
 from uniconv_bench.training_cards import Distillation, Training
@@ -109,6 +110,7 @@ class Run:
     def go(self, plan: Plan, working: Path | None, progress: Progress) -> None:
         """Takes the steps that are still to be taken; ends with the weights that are to be kept."""
         self.state, tensors = self._processes.told(last_checkpoint(working))
+        forget_peak()
         log, validation = self.state.log, self._training.validation
         restore(tensors, len(log), self.parameters, self._optimiser)
         journal = Journal(self.state, working, self._accelerator.trackers)

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from uniconv_bench.conversation import Passage
 from uniconv_bench.prompts import Prompt
+from uniconv_bench.reader import base_of
 from uniconv_bench.training_cards import CiiScore
 from uniconv_bench.uniconv.embedding import embed, hidden_states
 
@@ -178,7 +179,7 @@ def masked_states(model: Any, prompt: Prompt, response: list[int]) -> Tensor:
 
     Those before `prompt.start` predict no response and are left 0.
     """
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    causal = base_of(model)
     ids = torch.tensor([[*prompt.ids, *response]], device=causal.device)
     head = causal.base_model(input_ids=ids[:, : prompt.start], use_cache=True).past_key_values
     for layer in head.layers:

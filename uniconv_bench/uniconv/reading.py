@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from uniconv_bench.reader import base_of
 from uniconv_bench.uniconv.losses import Batch, Weights
 from uniconv_bench.uniconv.processes import Processes
-from uniconv_bench.uniconv.tree import Path, pack
+from uniconv_bench.uniconv.tree import Path, attend_in_order, pack
 from uniconv_bench.uniconv.tree import Row as TreeRow
 
 Role = Literal["query", "candidate", "anchor", "target", "pair", "response", "filler"]
@@ -117,7 +118,7 @@ def _is_text(tree: list[Row]) -> bool:
 
 def read(model: Any, part: Sequence[list[Row]], end: int) -> Found:
     """Embeddings and likelihoods of some trees; sessions and mere texts are of unlike size."""
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    causal = base_of(model)
     values: dict[Key, Tensor] = {}
     spoken: list[Row] = []
     before: list[Tensor] = []
@@ -153,6 +154,7 @@ def _hidden(causal: Any, trees: Sequence[list[Row]], end: int) -> tuple[Tensor, 
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
     packed = pack([[row.path for row in tree] for tree in trees], end, dtype, causal.device)
+    attend_in_order(causal)
     states = causal.base_model(
         input_ids=packed.ids,
         attention_mask=packed.mask,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from uniconv_bench import __version__
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of_code
+from uniconv_bench.machine import peak_memory
 from uniconv_bench.training_cards import TERMS
 from uniconv_bench.training_cards import Guards as Bounds
 from uniconv_bench.uniconv.checkpoint import Row, State
@@ -147,10 +148,8 @@ def _device_name(processes: Processes) -> str:
 
 def _peak_memory() -> int:
     """Of the device that trained: CUDA's allocator, else this process."""
-    import resource
-
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_memory()
