@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -17,15 +18,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from uniconv_bench import approximate, dense, encode, evaluate
-from uniconv_bench.artefacts import MANIFEST, open_artefact, throw_away
+from uniconv_bench import approximate, dense, encode, evaluate, locks, stages
+from uniconv_bench.artefacts import (
+    MANIFEST,
+    folder_of,
+    hold,
+    missing_artefact,
+    open_artefact,
+    throw_away,
+)
 from uniconv_bench.cli import main
 from uniconv_bench.conversation import Passage
+from uniconv_bench.dialogue import Dialogue
 from uniconv_bench.encode import Embeddings, encode_corpus, encode_rows
 from uniconv_bench.errors import UserError
-from uniconv_bench.files import CACHE
+from uniconv_bench.evaluation import Evaluation
+from uniconv_bench.files import CACHE, cache_dir
 from uniconv_bench.index import ExactIndex
 from uniconv_bench.progress import Silent
+from uniconv_bench.runs import read_run
 from uniconv_bench.system import InMemory
 
 CORPUS = InMemory([Passage(f"p{i}", "x" * (i + 1)) for i in range(7)])
@@ -119,7 +130,8 @@ def test_an_artefact_of_shards_has_a_header_and_nothing_else(
     assert names == [*(f"{i:05d}.npy" for i in range(4)), MANIFEST]
     assert [path.name for path in found.folder.parent.iterdir()] == [found.folder.name]
     assert vectors(found).dtype == np.float16 and found.shape == (7, 2)
-    assert found.spread(3)[:, 0].tolist() == [1, 3, 5, 7]
+    assert found.spread(3)[:, 0].tolist() == [1, 3, 5]
+    assert found.spread(8)[:, 0].tolist() == list(range(1, 8))
 
 
 def test_what_float16_cannot_hold_is_refused(private_cache: Path) -> None:
@@ -381,19 +393,98 @@ def test_a_card_with_an_approximate_index_tells_its_recall(
     assert 0 < record["index"]["recall"] <= 1 and 0 < shown < 1
 
 
-def test_embeddings_are_held_from_before_queries_are_embedded(
-    card: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_nothing_that_is_used_is_thrown_away(card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To embed many queries takes hours, in which `cache prune` may be called."""
+    card.write_text(card.read_text().replace("top_k = 1", 'depth = 10, index = "IVF4,Flat"'))
+    embedded, kept = dense.encode_rows, []
+
+    def meanwhile(*given: Any) -> Any:
+        folders = [path.parent for path in cache_dir().glob(f"*/*/{MANIFEST}")]
+        kept.extend(path.parent.name for path in folders if not throw_away(path))
+        return embedded(*given)
+
+    monkeypatch.setattr(dense, "encode_rows", meanwhile)
+    of = Evaluation.of("qrecc", str(card), "sample", 4, Silent())
+    ranking = stages.retrieve(of)
+    assert {"embeddings", "tasks"} <= set(kept)
+    assert not throw_away(ranking)  # before it is answered from
+    del of
+    gc.collect()
+    assert throw_away(ranking)
+
+
+def test_what_is_thrown_away_while_a_hold_is_waited_for_is_not_held(
+    private_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of many queries that takes hours, in which `cache prune` may be called."""
-    search, thrown = dense.EmbeddingRetriever.search, []
+    folder = folder_of("stage", "one", {})
+    with missing_artefact(folder, {}) as working:
+        assert working is not None
+    wait = locks._wait
 
-    def pruned(self: Any, queries: Any, corpus: Any, *others: Any) -> Any:
-        def meanwhile(encoder: Any) -> Any:
-            thrown.append(throw_away(self.embeddings(corpus)[0]))
-            return queries(encoder)
+    def goes_meanwhile(stream: Any, how: int, waited: Path) -> bool:
+        folder.rename(folder.with_name("gone"))
+        return wait(stream, how, waited)
 
-        return search(self, meanwhile, corpus, *others)
+    assert hold(folder) is not None
+    monkeypatch.setattr(locks, "_wait", goes_meanwhile)
+    assert hold(folder) is None
 
-    monkeypatch.setattr(dense.EmbeddingRetriever, "search", pruned)
-    code, _, said = told(capsys, "retrieve", "--task", "qrecc", "--system", card, "--json")
-    assert code == 0 and thrown == [False], said
+
+def test_turn_by_turn_an_index_is_read_once_and_not_checked_exactly(
+    card: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card.write_text(card.read_text().replace("top_k = 1", 'depth = 10, index = "IVF4,Flat"'))
+    read, begin = [], approximate.FactoryIndex.__init__
+
+    def counted(self: Any, *given: Any) -> None:
+        read.append(given[1])
+        begin(self, *given)
+
+    monkeypatch.setattr(approximate.FactoryIndex, "__init__", counted)
+    batch = Evaluation.of("qrecc", str(card), "sample", 2, Silent())
+    first = read_run(stages.retrieve(batch) / "run.trec")
+    monkeypatch.setattr(ExactIndex, "search", None)
+    dialogue = Dialogue("qrecc", str(card), "sample", Silent())
+    for turn in batch.turns:
+        ranking = dialogue.speaker.retrieve(turn)
+        assert [p for p, _ in ranking] == [p for p, _ in first[turn.turn_id]][: len(ranking)]
+    assert len(read) == 2
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF8,Flat", "IVF8,PQ4x4"])
+def test_how_many_are_searched_for_at_once_changes_no_ranking(
+    some: Embeddings, factory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = approximate.FactoryIndex(
+        [f"p{i}" for i in range(500)], approximate.built(some, factory, {}, Silent())
+    )
+    queries = np.random.default_rng(1).standard_normal((21, 32)).astype(np.float32)
+    done: list[int] = []
+    together = list(index.search(queries, 10, done.append))
+    monkeypatch.setattr(approximate, "QUERIES", 4)
+    apart = list(index.search(queries, 10, done.append))
+    assert done == [21, 4, 4, 4, 4, 4, 1]
+    for one, other in zip(together, apart, strict=True):
+        assert [p for p, _ in one] == [p for p, _ in other]
+        assert [s for _, s in one] == pytest.approx([s for _, s in other], rel=1e-5)
+
+
+def test_too_small_a_gpu_is_told_and_an_index_that_none_has_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import faiss
+
+    def says(what: str) -> Any:
+        def refuse(index: Any) -> None:
+            raise RuntimeError(what)
+
+        return refuse
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", says("not supported"), raising=False)
+    index = faiss.IndexFlatIP(4)
+    assert approximate._on_gpus(index) is index
+    lacking = "Error: alloc fail: cudaMalloc error out of memory"
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", says(lacking), raising=False)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        approximate._on_gpus(index)

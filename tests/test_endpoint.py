@@ -292,7 +292,9 @@ def test_no_server_is_one_line(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not find_spec("fastapi"), reason="needs transformers[serving]")
+@pytest.mark.skipif(
+    not all(map(find_spec, ("fastapi", "openai", "uvicorn"))), reason="needs transformers[serving]"
+)
 def test_a_real_server(tiny_folder: Path, tmp_path: Path, private_cache: Path) -> None:
     """`transformers serve` with tiny random weights, asked by a whole run."""
     with socket.socket() as free:

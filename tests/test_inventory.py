@@ -23,10 +23,11 @@ from uniconv_bench.reasons import reason, reasons
 HOLDER = """
 import sys
 from pathlib import Path
-from uniconv_bench.artefacts import in_use, missing_artefact
+from contextlib import nullcontext
+from uniconv_bench.artefacts import hold, missing_artefact
 
 way, folder = sys.argv[1], Path(sys.argv[2])
-context = in_use(folder) if way == "use" else missing_artefact(folder, {})
+context = nullcontext(hold(folder)) if way == "use" else missing_artefact(folder, {})
 with context as working:
     if way == "make":
         (working / "file").write_text("half")

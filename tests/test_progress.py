@@ -38,21 +38,21 @@ def shown(
 def test_lines_of_items() -> None:
     assert shown(False, 4, "", [(10, 1)] * 4) == [
         "work: 1/4",
-        "work: 2/4, about 20 s left",
-        "work: 3/4, about 10 s left",
+        "work: 2/4, 0.1/s, about 20 s left",
+        "work: 3/4, 0.1/s, about 10 s left",
         "work: 4 in 40.0 s",
     ]
 
 
 def test_lines_of_bytes() -> None:
     assert shown(False, 5_000_000, "B", [(2, 2_000_000), (2, 2_000_000), (1, 1_000_000)]) == [
-        "work: 2.0 MB/5.0 MB, 1.0 MB/s",
+        "work: 2.0 MB/5.0 MB",
         "work: 4.0 MB/5.0 MB, 1.0 MB/s, about 1 s left",
         "work: 5.0 MB in 5.0 s",
     ]
     assert shown(False, 0, "B", [(2, 2_000_000), (2, 3_000_000)]) == [
         "work: 2.0 MB so far",
-        "work: 5.0 MB so far",
+        "work: 5.0 MB so far, 1.0 MB/s",
         "work: 5.0 MB in 4.0 s",
     ]
 
@@ -63,8 +63,8 @@ def test_the_first_item_of_a_batch_is_not_taken_for_the_whole_batch() -> None:
     lines = shown(False, 81, "", [*batch, *batch, *batch], quiet=10)
     assert lines[:3] == [
         "work: 1/81",
-        "work: 17/81, about 5 min left",  # 81 / 16 * 98 - 196 s
-        "work: 33/81, about 3 min left",
+        "work: 17/81, 0.2/s, about 5 min left",  # 81 / 16 * 98 - 196 s
+        "work: 33/81, 0.2/s, about 3 min left",
     ]
 
 
@@ -74,8 +74,9 @@ def test_what_was_done_before_is_not_taken_for_speed() -> None:
     pace = Pace(90, clock)
     pace.count(40)
     clock.now += 20
-    assert pace.left() is None
+    assert pace.left() is None and pace.rate() is None and pace.told("") == []
     pace.count(1)
+    assert pace.rate() == pytest.approx(1 / 20)
     assert pace.left() == pytest.approx(49 * 20)
     clock.now += 15
     assert pace.left() == pytest.approx(49 * 20 - 15)
@@ -87,6 +88,7 @@ def test_what_was_done_before_is_not_taken_for_speed() -> None:
 def test_bars(total: int, unit: str, told: str) -> None:
     text = " ".join(shown(True, total, unit, [(5, total - 1), (0, 1)]))
     assert told in text
+    assert ("/s" in text) == (total == 3 or bool(unit))
     assert re.search(r"about 1 s left|work: .* in 5.0 s", text)
 
 

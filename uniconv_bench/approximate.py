@@ -6,7 +6,7 @@ Knows nothing of models or tasks.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 from uniconv_bench.artefacts import folder_of, missing_artefact
 from uniconv_bench.encode import Embeddings
-from uniconv_bench.errors import UserError
+from uniconv_bench.errors import UserError, lacks_memory
 from uniconv_bench.files import digest_of_code
 from uniconv_bench.system import Progress, Ranking
 
@@ -23,6 +23,10 @@ TRAINING = 65_536
 """Vectors that an index learns from: 256 for each code of a product quantiser, as faiss has it."""
 TRAINING_A_LIST = 64
 """At least, for each list of an inverted file."""
+ADDED = 1024
+"""Vectors that an index is given at once; a product quantiser takes a table for each meanwhile."""
+QUERIES = 512
+"""That are searched for at once."""
 REASON = re.compile(r"(?:failed: |\.(?:cpp|h):\d+: (?!Error:))(.+)")
 """What a person can use of an error of faiss, behind its function, file and line."""
 
@@ -42,18 +46,29 @@ class FactoryIndex:
         if settings:
             with _explained(f"index_search = {settings!r}", "write it as in nprobe=32"):
                 faiss.ParameterSpace().set_index_parameters(self._index, settings)
+        self._index = _on_gpus(self._index)
 
-    def search(self, queries: Any, depth: int) -> Iterator[Ranking]:
+    def search(
+        self, queries: Any, depth: int, advance: Callable[[int], None] = lambda count: None
+    ) -> Iterator[Ranking]:
         """At most `depth` passages for each row of `queries`, (Q, d) float32.
 
-        Where fewer were found faiss fills up with -1, which is no passage.
+        Where fewer were found faiss fills up with -1, which is no passage. How the scores of whole
+        vectors are rounded may depend on how many queries there are.
+
+        Args:
+            queries: of which many are searched for at once.
+            depth: passages a ranking.
+            advance: told how many more queries are done.
         """
-        index = _on_gpus(self._index)
-        for query in queries:
-            scores, rows = index.search(query[None], min(depth, len(self._ids)))
-            found = zip(scores[0].tolist(), rows[0].tolist(), strict=True)
-            ranked = sorted((-score, self._ids[row]) for score, row in found if row >= 0)
-            yield [(passage_id, -score) for score, passage_id in ranked]
+        for start in range(0, len(queries), QUERIES):
+            batch = queries[start : start + QUERIES]
+            scores, rows = self._index.search(batch, min(depth, len(self._ids)))
+            for values, places in zip(scores, rows, strict=True):
+                found = zip(values.tolist(), places.tolist(), strict=True)
+                ranked = sorted((-score, self._ids[row]) for score, row in found if row >= 0)
+                yield [(passage_id, -score) for score, passage_id in ranked]
+            advance(len(batch))
 
 
 def version() -> str | None:
@@ -107,11 +122,14 @@ def built(
                 wanted = max(TRAINING, TRAINING_A_LIST * _lists(index))
                 with _explained(f"index = {factory!r}", "take fewer lists or codes, or exact"):
                     index.train(embeddings.spread(wanted))
+            _make_room(index, embeddings.shape[0])
             with progress.track(f"index {factory}", embeddings.shape[0]) as advance:
                 for shard in embeddings.shards:
-                    vectors = np.load(shard, allow_pickle=False).astype(np.float32)
-                    index.add(vectors)
-                    advance(len(vectors))
+                    stored = np.load(shard, mmap_mode="r", allow_pickle=False)
+                    for start in range(0, len(stored), ADDED):
+                        vectors = stored[start : start + ADDED]
+                        index.add(vectors.astype(np.float32, copy=False))
+                        advance(len(vectors))
             faiss = _faiss()
             on_cpu = getattr(faiss, "index_gpu_to_cpu", lambda same: same)
             faiss.write_index(on_cpu(index), str(working / FILE))
@@ -151,14 +169,29 @@ def _lists(index: Any) -> int:
     return int(inverted.nlist) if inverted is not None else 0
 
 
+def _make_room(index: Any, count: int) -> None:
+    """Has memory for whole vectors taken once; it would grow by doubling, with a copy each time."""
+    faiss = _faiss()
+    stored = getattr(index, "storage", index)  # a graph has its vectors there
+    if isinstance(stored := faiss.downcast_index(stored), faiss.IndexFlatCodes):
+        stored.codes.resize(count * stored.code_size)
+        stored.codes.resize(0)  # keeps the room
+
+
 def _on_gpus(index: Any) -> Any:
-    """The index on all GPUs, where faiss has any and can have this kind of index there."""
+    """The index on all GPUs, where faiss has any and can have this kind of index there.
+
+    Raises:
+        RuntimeError: it can, but their memory is too small.
+    """
     faiss = _faiss()
     if not getattr(faiss, "get_num_gpus", int)():
         return index
     try:
         return faiss.index_cpu_to_all_gpus(index)
-    except RuntimeError:
+    except RuntimeError as error:
+        if lacks_memory(error):
+            raise
         return index
 
 

@@ -256,11 +256,15 @@ def _is(path: Path, sha256: str, deep: bool) -> bool:
     return (not deep and digest_once(path) == sha256) or digest_of_file(path) == sha256
 
 
-@contextmanager
-def in_use(folder: Path) -> Iterator[None]:
-    """Keeps other processes from throwing an artefact away."""
-    with locks.in_use(folder, folder / MANIFEST):
-        yield
+def hold(folder: Path) -> locks.Hold | None:
+    """Keeps other processes from throwing an artefact away while what is returned lives.
+
+    None: it is not there, or has just been thrown away.
+    """
+    try:
+        return locks.Hold(folder, folder / MANIFEST)
+    except FileNotFoundError:
+        return None
 
 
 def is_held(folder: Path) -> bool:

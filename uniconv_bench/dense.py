@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from uniconv_bench import approximate
-from uniconv_bench.artefacts import in_use, open_artefact
+from uniconv_bench.artefacts import hold, open_artefact
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.encode import Embed, Embeddings, embeddings_folder, encode_corpus, encode_rows
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import differences, digest_of_code
 from uniconv_bench.index import ExactIndex
+from uniconv_bench.progress import Silent
+from uniconv_bench.reader import Memories
 from uniconv_bench.system import Context, Corpus, IndexRecall, Progress, Ranking
 
 EXACT = "exact"
@@ -40,13 +42,45 @@ class Encoder:
     embed_queries: Embed
 
 
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What is searched.
+
+    Attributes:
+        corpus: digest.
+        index: None: the embeddings themselves, exactly.
+    """
+
+    corpus: str
+    embeddings: Embeddings
+    index: approximate.FactoryIndex | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Some of what an approximate index found.
+
+    Attributes:
+        queries: (N, d).
+        found: their rankings.
+    """
+
+    searched: Embeddings
+    corpus: Corpus
+    depth: int
+    queries: Any
+    found: list[Ranking]
+
+
 class EmbeddingRetriever(ABC):
     """Ranks passages by the inner product of their embeddings with a turn's."""
 
     def __init__(self, context: Context):
         self.inference = context.inference
         self._made_elsewhere = context.index
-        self.index_recall: IndexRecall | None = None
+        self._kept: Searched | None = None
+        """By who asks one turn at a time."""
+        self._sample: Sample | None = None
         """Of the last search through an approximate index."""
 
     @abstractmethod
@@ -109,8 +143,9 @@ class EmbeddingRetriever(ABC):
             encoder: if it is loaded already.
         """
         folder, fingerprint = self.embeddings(corpus)
-        if self._made_elsewhere or open_artefact(folder) is not None:
-            return Embeddings(folder)
+        there = self._made_elsewhere or open_artefact(folder) is not None
+        if there and (held := hold(folder)):
+            return Embeddings(folder, held)
         loaded = encoder or self.encoder(progress)
         return encode_corpus(
             corpus,
@@ -134,31 +169,58 @@ class EmbeddingRetriever(ABC):
             with progress.track("encode queries", len(rows)) as advance:
                 return encode_rows(rows, encoder.embed_queries, batch_tokens, advance)
 
-        rankings = self.search(embedded, corpus, depth, progress)
+        encoder = self.encoder(progress)
+        searched = self._opened(corpus, encoder, progress)
+        rankings = self._search(searched, embedded(encoder), corpus, depth, progress)
         for turn, ranking in zip(turns, rankings, strict=True):
             yield turn.turn_id, ranking
 
-    def search(
-        self,
-        queries: Callable[[Encoder], Any],
-        corpus: Corpus,
-        depth: int,
-        progress: Progress,
-    ) -> Iterator[Ranking]:
-        """A ranking for each of the query embeddings, which are made when the passages' are there.
-
-        Args:
-            queries: (N, d) by the loaded encoder.
-        """
-        self.check(corpus)
+    def rank(
+        self, turn: Turn, corpus: Corpus, depth: int, memories: Memories, progress: Progress
+    ) -> Ranking:
+        """See `system.Ranks`. What is searched stays open, and held, for the next turn."""
         encoder = self.encoder(progress)
-        approximately = self.inference.index != EXACT
-        if approximately:
-            approximate.check(self.inference.index, encoder.dimension, len(corpus))
+        if self._kept is None or self._kept.corpus != corpus.digest:
+            self._kept = self._opened(corpus, encoder, progress)
+        query = self.remembered(turn, encoder, memories, progress)
+        (ranking,) = self._search(self._kept, query, corpus, depth, Silent())
+        return ranking
+
+    def remembered(
+        self, turn: Turn, encoder: Encoder, memories: Memories, progress: Progress
+    ) -> Any:
+        """(1, d): the embedding of one turn, with what is remembered where that helps."""
+        return encoder.embed_queries([encoder.query(turn)])
+
+    def _opened(self, corpus: Corpus, encoder: Encoder, progress: Progress) -> Searched:
+        """What is searched, made if it is not there, and held."""
+        self.check(corpus)
+        factory, settings = self.inference.index, self.inference.index_search
+        if factory == EXACT:
+            return Searched(corpus.digest, self.encode(corpus, progress, encoder), None)
+        approximate.check(factory, encoder.dimension, len(corpus))
         embeddings = self.encode(corpus, progress, encoder)
-        search = self._approximate if approximately else self._exact
-        with in_use(embeddings.folder):
-            yield from search(queries(encoder), corpus, embeddings, depth, progress)
+        _, fingerprint = self.embeddings(corpus)
+        while True:
+            path = approximate.built(embeddings, factory, fingerprint, progress)
+            if held := hold(path.parent):
+                index = approximate.FactoryIndex(corpus.ids, path, settings)
+                del held  # it is in memory now
+                return Searched(corpus.digest, embeddings, index)
+
+    def _search(
+        self, searched: Searched, queries: Any, corpus: Corpus, depth: int, progress: Progress
+    ) -> Iterator[Ranking]:
+        """A ranking for each of the query embeddings, (N, d)."""
+        if searched.index is None:
+            yield from self._exact(queries, corpus, searched.embeddings, depth, progress)
+            return
+        with progress.track("search", len(queries)) as advance:
+            found = list(searched.index.search(queries, depth, advance))
+        some = range(0, len(queries), max(1, len(queries) // SAMPLE))
+        rankings = [found[i] for i in some]
+        self._sample = Sample(searched.embeddings, corpus, depth, queries[some], rankings)
+        yield from found
 
     def _exact(
         self, queries: Any, corpus: Corpus, embeddings: Embeddings, depth: int, progress: Progress
@@ -170,19 +232,14 @@ class EmbeddingRetriever(ABC):
             index = ExactIndex(corpus.ids, embeddings.shards, device)
             yield from index.search(queries, depth, advance=advance)
 
-    def _approximate(
-        self, queries: Any, corpus: Corpus, embeddings: Embeddings, depth: int, progress: Progress
-    ) -> Iterator[Ranking]:
-        """Says how much of what exact search finds was found, on a sample of the queries."""
-        factory, settings = self.inference.index, self.inference.index_search
-        _, fingerprint = self.embeddings(corpus)
-        path = approximate.built(embeddings, factory, fingerprint, progress)
-        index = approximate.FactoryIndex(corpus.ids, path, settings)
-        found = list(index.search(queries, depth))
-        sample = range(0, len(queries), max(1, len(queries) // SAMPLE))
-        wanted = list(self._exact(queries[sample], corpus, embeddings, depth, progress))
-        share = approximate.recall([found[i] for i in sample], wanted)
-        self.index_recall = IndexRecall(share, depth, len(wanted))
-        told = f"recall@{depth} {share:.3f} against exact search on {len(wanted)} queries"
-        progress.note(" ".join(filter(None, ("  index", factory, settings))) + f": {told}")
-        yield from found
+    def index_recall(self, progress: Progress) -> IndexRecall | None:
+        """See `system.Approximates`; searches exactly for a sample of the queries."""
+        of = self._sample
+        if of is None:
+            return None
+        wanted = list(self._exact(of.queries, of.corpus, of.searched, of.depth, progress))
+        share = approximate.recall(of.found, wanted)
+        told = f"recall@{of.depth} {share:.3f} against exact search on {len(wanted)} queries"
+        name = " ".join(filter(None, (self.inference.index, self.inference.index_search)))
+        progress.note(f"  index {name}: {told}")
+        return IndexRecall(share, of.depth, len(wanted))

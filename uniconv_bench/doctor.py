@@ -230,15 +230,13 @@ def _indexes() -> Iterator[Check]:
     passages, dimension = passages_of(task, "full"), dimension_of(system, "full")
     if passages is None or dimension is None:
         return
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     what = f"{passages:,} x {dimension:,} (uniconv on qrecc, full)"
     rates = measured()
     if math.isinf(rates.disk):
         yield Check("disk speed", "note", UNTIMED, "make room")
     for cost in index_costs(passages, dimension, rates):
-        lacking = "" if cost.memory <= memory else "more memory than there is; "
-        state: Literal["ok", "note"] = "note" if lacking else "ok"
-        yield Check(f"index {cost.index}", state, f"{lacking}{what}: {cost.told()}")
+        state: Literal["ok", "note"] = "note" if cost.lacks() else "ok"
+        yield Check(f"index {cost.index}", state, f"{what}: {cost.told()}")
 
 
 LOOKS = (_cache, _python, _packages, _device, _machine, _backbones, _optional, _indexes)

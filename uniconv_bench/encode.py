@@ -13,12 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from uniconv_bench.artefacts import folder_of, make_together
+from uniconv_bench.artefacts import folder_of, hold, make_together
 from uniconv_bench.conversation import Passage
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import CACHE, atomic_write
 from uniconv_bench.fitting import Fitting
-from uniconv_bench.locks import Claims
+from uniconv_bench.locks import Claims, Hold
 from uniconv_bench.seals import PARTIAL, seal
 from uniconv_bench.system import Corpus, Progress
 
@@ -33,10 +33,13 @@ class Embeddings:
     """The embeddings of a corpus: (N, d) in shards of `SHARD` rows, in corpus order.
 
     The folder is an artefact: its manifest is the header, with all that the embeddings depend on.
+
+    Args:
+        held: keeps it from being thrown away for as long as this object lives.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, held: Hold | None = None):
+        self.folder, self._held = folder, held
 
     @cached_property
     def shards(self) -> list[Path]:
@@ -52,12 +55,19 @@ class Embeddings:
         return sum(rows for rows, _ in shapes), shapes[0][1]
 
     def spread(self, count: int) -> Any:
-        """About `count` embeddings, evenly spread over the corpus; (rows, d) float32."""
+        """At most `count` embeddings, evenly spread over the corpus; (rows, d) float32."""
         import numpy as np
 
-        step = max(1, self.shape[0] // count)
-        parts = [np.load(path, mmap_mode="r", allow_pickle=False)[::step] for path in self.shards]
-        return np.concatenate(parts).astype(np.float32)
+        rows, dimension = self.shape
+        wanted = np.arange(min(count, rows)) * rows // min(count, rows)
+        found = np.empty((len(wanted), dimension), np.float32)  # never twice in memory
+        first = 0
+        for path in self.shards:
+            stored = np.load(path, mmap_mode="r", allow_pickle=False)
+            start, end = np.searchsorted(wanted, (first, first + len(stored)))
+            found[start:end] = stored[wanted[start:end] - first]
+            first += len(stored)
+        return found
 
 
 def encode_rows(
@@ -130,8 +140,10 @@ def encode_corpus(
                 shards.do(encode)
 
     folder = embeddings_folder(fingerprint)
-    make_together(folder, fingerprint, work)
-    return Embeddings(folder)
+    while True:
+        make_together(folder, fingerprint, work)
+        if held := hold(folder):
+            return Embeddings(folder, held)
 
 
 _Encode = Callable[[Sequence[Passage], Callable[[int], None]], Any]

@@ -20,6 +20,7 @@ from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.definitions import Stage, computable, of_stage, packages_of
 from uniconv_bench.errors import UserError
 from uniconv_bench.files import digest_of, digest_of_code, digest_of_file
+from uniconv_bench.locks import Hold
 from uniconv_bench.outside import fingerprint_of, source_of
 from uniconv_bench.system import Asks, Encoding, Generator, Progress, Retriever
 from uniconv_bench.task import Task, load_task
@@ -62,6 +63,8 @@ class Evaluation:
     """Stages that this process did, from their first turn on; kept by `stages`."""
     view: View | None = None
     """None: as the dataset has them."""
+    held: list[Hold | None] = field(default_factory=list)
+    """What keeps other processes from throwing finished stages away meanwhile; by `stages`."""
 
     @staticmethod
     def of(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -117,13 +118,23 @@ def wait_for(folder: Path) -> None:
             _wait(stream, fcntl.LOCK_SH, folder)
 
 
-@contextmanager
-def in_use(folder: Path, mark: Path) -> Iterator[None]:
-    """Keeps other processes from finding a folder `free`; `mark` is a file in it."""
-    with mark.open() as stream:
+class Hold:
+    """Keeps other processes from finding a folder `free` for as long as this object lives.
+
+    Args:
+        mark: a file in the folder.
+
+    Raises:
+        FileNotFoundError: the folder is gone.
+    """
+
+    def __init__(self, folder: Path, mark: Path):
+        stream = mark.open()
+        weakref.finalize(self, stream.close)
         if fcntl is not None:
             _wait(stream, fcntl.LOCK_SH, folder)
-        yield
+            if not _is_at(stream, mark):  # thrown away while it was waited for
+                raise FileNotFoundError(mark)
 
 
 @contextmanager

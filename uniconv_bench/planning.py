@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uniconv_bench.approximate import TRAINING, TRAINING_A_LIST
+from uniconv_bench.approximate import ADDED, TRAINING, TRAINING_A_LIST
 from uniconv_bench.cards import Profile, TaskCard
+from uniconv_bench.dense import SAMPLE
+from uniconv_bench.encode import SHARD
 from uniconv_bench.files import cache_dir
 from uniconv_bench.index import InNumpy
 from uniconv_bench.system_cards import DenseRetriever, EncoderRetriever, SystemCard
@@ -27,6 +30,8 @@ PROGRAM = 350_000_000
 """Bytes of this program with torch and faiss in memory, without a model."""
 CODES, ROUNDS = 256, 25
 """Of a product quantiser, each a byte; of k-means, as faiss has it."""
+TABLES = 16
+"""Coordinates a code from which on it files vectors by tables of all distances."""
 LINKS, EXPLORED = 32, 40
 """Of HNSW32: links a passage (twice as many in the lowest layer), candidates while building."""
 SCATTERED = 0.05
@@ -55,7 +60,8 @@ class IndexCost:
         disk: bytes, the embeddings that it is built from included.
         memory: bytes while searching, or building if that is more.
         build_seconds: from embeddings to index.
-        search_seconds: of `ASKED` queries, the reading of the index included.
+        search_seconds: of `ASKED` queries, the reading of the index included, and where it is
+            approximate the exact search that tells its recall on some of them.
     """
 
     index: str
@@ -73,7 +79,15 @@ class IndexCost:
             "build_seconds": round(self.build_seconds, 1),
             "search_seconds": round(self.search_seconds, 1),
             "queries": ASKED,
+            "lacks": self.lacks(),
         }
+
+    def lacks(self) -> list[str]:
+        """Of what this machine has too little: `memory`, and `disk` free beside the cache."""
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        free = shutil.disk_usage(_nearest_folder()).free
+        sizes = {"memory": (self.memory, memory), "disk": (self.disk, free)}
+        return [name for name, (needed, there) in sizes.items() if needed > there]
 
     def told(self) -> str:
         """In a line."""
@@ -82,7 +96,9 @@ class IndexCost:
         from uniconv_bench.progress import duration
 
         built = f"about {duration(self.build_seconds)} to build, " if self.build_seconds else ""
+        lacking = " and ".join(self.lacks())
         return (
+            f"{lacking and f'more {lacking} than there is; '}"
             f"{decimal(self.disk)} of disk, {decimal(self.memory)} of memory, {built}"
             f"about {duration(self.search_seconds)} for {ASKED:,} queries"
         )
@@ -92,13 +108,19 @@ def index_costs(passages: int, dimension: int, rates: Rates) -> list[IndexCost]:
     """Of every kind of index, over that many embeddings of d dimensions."""
     vectors = passages * dimension
     products = 2 * ASKED * vectors / rates.flops
+    recall = max(2 * SAMPLE * vectors / rates.flops, 4 * vectors / rates.disk)
     graph = passages * (4 * dimension + 4 * 2 * LINKS + 8)
     visits = 2 * dimension * LINKS / (rates.flops * SCATTERED)
     lists = lists_of(passages)
     codes = next(m for m in SUBVECTORS if dimension % m == 0)
     coarse = 4 * dimension * (lists + CODES)
+    mapped = 4 * dimension * SHARD
     inverted = passages * (codes + 8) + coarse
     sample = min(passages, max(TRAINING, TRAINING_A_LIST * lists))
+    # A quantiser learns from residuals, and has a table for every vector that it is given to file.
+    learned_from = 4 * dimension * (sample + min(sample, TRAINING))
+    tables = 4 * ADDED * codes * CODES if dimension >= TABLES * codes else 0
+    codes_in_memory = inverted - coarse + tables
     learning = 2 * dimension * (ROUNDS * sample * lists + ROUNDS * min(sample, TRAINING) * CODES)
     filing = 2 * vectors * (lists + CODES)
     return [
@@ -115,23 +137,23 @@ def index_costs(passages: int, dimension: int, rates: Rates) -> list[IndexCost]:
         IndexCost(
             "Flat",
             8 * vectors,
-            PROGRAM + 4 * vectors,
+            PROGRAM + 4 * vectors + mapped,
             8 * vectors / rates.disk,
-            products + 4 * vectors / rates.disk,
+            products + 4 * vectors / rates.disk + recall,
         ),
         IndexCost(
             "HNSW32",
             4 * vectors + graph,
-            PROGRAM + graph,
+            PROGRAM + graph + mapped,
             passages * EXPLORED * visits + (4 * vectors + graph) / rates.disk,
-            ASKED * EXPLORED * visits + graph / rates.disk,
+            ASKED * EXPLORED * visits + graph / rates.disk + recall,
         ),
         IndexCost(
             f"IVF{lists},PQ{codes}",
             4 * vectors + inverted,
-            PROGRAM + max(inverted, coarse + 4 * dimension * sample),
+            PROGRAM + coarse + mapped + max(codes_in_memory, learned_from),
             (learning + filing) / rates.flops + 4 * vectors / rates.disk,
-            2 * ASKED * dimension * lists / rates.flops + inverted / rates.disk,
+            2 * ASKED * dimension * lists / rates.flops + inverted / rates.disk + recall,
         ),
     ]
 
@@ -181,9 +203,14 @@ def _flops() -> float:
     return 5 * 2 * ASKED * 2048 * 512 / (time.perf_counter() - start)
 
 
+def _nearest_folder() -> Path:
+    """The cache, or what will hold it."""
+    return next(path for path in (cache_dir(), *cache_dir().parents) if path.is_dir())
+
+
 def _disk() -> float:
     """Reads back, past the system's cache, what was just written to the cache's disk."""
-    there = next(path for path in (cache_dir(), *cache_dir().parents) if path.is_dir())
+    there = _nearest_folder()
     if not os.access(there, os.W_OK):
         there = Path(tempfile.gettempdir())
     size = 1 << 26

@@ -63,26 +63,37 @@ class Pace:
         self.done += items
         self._last = now
 
-    def left(self) -> float | None:
-        """Seconds until all is done; None while nothing is known."""
+    def rate(self) -> float | None:
+        """Items a second, without those done before; None while nothing is known."""
         free, since = self._free
         seconds = self._last - since
-        if not self.total or self.done <= free or seconds < SOON:
+        if self.done <= free or seconds < SOON:
             return None
-        whole = seconds / (self.done - free) * (self.total - self.done)
-        return max(0.0, whole - (self._clock() - self._last))
+        return (self.done - free) / seconds
+
+    def left(self) -> float | None:
+        """Seconds until all is done; None while nothing is known."""
+        rate = self.rate()
+        if not self.total or rate is None:
+            return None
+        return max(0.0, (self.total - self.done) / rate - (self._clock() - self._last))
+
+    def told(self, unit: str) -> list[str]:
+        """Rate and time left, as far as they are known."""
+        rate, left = self.rate(), self.left()
+        known = [] if rate is None else [f"{_amount(rate, unit)}/s"]
+        return known if left is None else [*known, f"about {duration(left)} left"]
 
 
-class _Left(ProgressColumn):
-    """Time left by a pace, anew at every refresh."""
+class _Told(ProgressColumn):
+    """What a pace tells, anew at every refresh."""
 
-    def __init__(self, pace: Pace):
+    def __init__(self, pace: Pace, unit: str):
         super().__init__()
-        self._pace = pace
+        self._pace, self._unit = pace, unit
 
     def render(self, task: Task) -> Text:
-        left = self._pace.left()
-        return Text("" if left is None else f"about {duration(left)} left")
+        return Text(", ".join(self._pace.told(self._unit)))
 
 
 class Bars:
@@ -122,17 +133,15 @@ class Bars:
             TextColumn("  {task.description}"),
             BarColumn(),
             DownloadColumn() if unit else MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            _Left(pace),
+            _Told(pace, unit),
             TextColumn("{task.fields[told]}"),
         )
         with RichProgress(*columns, console=self.console, transient=True) as bars:
-            bar = bars.add_task(label, total=pace.total or None, rate="", told="")
+            bar = bars.add_task(label, total=pace.total or None, told="")
 
             def advance(count: int, told: str = "") -> None:
                 pace.count(count)
-                rate = pace.done / max(self._clock() - pace.start, 1e-9)
-                bars.update(bar, advance=count, rate=f"{_amount(rate, unit)}/s", told=told)
+                bars.update(bar, advance=count, told=told)
 
             yield advance
 
@@ -142,19 +151,17 @@ class Bars:
 
         def advance(count: int, told: str = "") -> None:
             nonlocal last
-            left = pace.left()  # of whole bursts, as this item may be the first of one
+            known = pace.told(unit)  # of whole bursts, as this item may be the first of one
             pace.count(count)
             now = self._clock()
             if now - last < self.quiet_seconds or (pace.total and pace.done >= pace.total):
                 return
             last = now
             if not pace.total:
-                self.note(f"  {label}: {_amount(pace.done, unit)} so far")
+                self.note(f"  {label}: {', '.join((f'{_amount(pace.done, unit)} so far', *known))}")
                 return
             far = f"{_amount(pace.done, unit)}/{_amount(pace.total, unit)}"
-            rate = f", {_amount(pace.done / (now - pace.start), unit)}/s" if unit else ""
-            rest = "" if left is None else f", about {duration(left)} left"
-            self.note(f"  {label}: {far}{rate}{rest}{told and f'; {told}'}")
+            self.note(f"  {label}: {', '.join((far, *known))}{told and f'; {told}'}")
 
         yield advance
 

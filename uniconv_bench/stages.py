@@ -11,7 +11,7 @@ from typing import Any
 
 from uniconv_bench import metrics, runs
 from uniconv_bench.appended import go_on, line_of
-from uniconv_bench.artefacts import missing_artefact
+from uniconv_bench.artefacts import hold, missing_artefact
 from uniconv_bench.conversation import Passage, Turn
 from uniconv_bench.costs import counted
 from uniconv_bench.definitions import PerTurn
@@ -44,8 +44,10 @@ def retrieve(of: Evaluation) -> Path:
             if of.retrieves:
                 _tell_missing(of, "passages", run, of.turns)
             runs.write_run(working / RUN, run.items(), of.setup.card.name)
-            if isinstance(of.asked, Approximates) and of.asked.index_recall is not None:
-                write_json(working / INDEX, asdict(of.asked.index_recall))
+            if isinstance(of.asked, Approximates) and (
+                recall := of.asked.index_recall(of.progress)
+            ):
+                write_json(working / INDEX, asdict(recall))
     return folder
 
 
@@ -189,12 +191,14 @@ def _stage(
     """The working folder of a stage to be done, its cost counted, or None if it is done."""
     with missing_artefact(folder, fingerprint) as working:
         if working is None:
+            of.held.append(hold(folder))
             yield None
             return
         with counted(working) as fresh:
             yield working
         if fresh:
             of.made.add(name)
+    of.held.append(hold(folder))
 
 
 def _tell_missing(of: Evaluation, what: str, given: Collection[str], turns: Sequence[Turn]) -> None:

@@ -184,8 +184,8 @@ class IndexRecall:
 class Approximates(Protocol):
     """A retriever whose index may be approximate."""
 
-    index_recall: IndexRecall | None
-    """Of the last run; None: it was exact."""
+    def index_recall(self, progress: Progress) -> IndexRecall | None:
+        """Of the last retrieval; None: it was exact."""
 
 
 @runtime_checkable

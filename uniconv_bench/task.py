@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from uniconv_bench.artefacts import MANIFEST
+from uniconv_bench.artefacts import MANIFEST, hold
 from uniconv_bench.cards import Profile, TaskCard
 from uniconv_bench.conversation import Turn
 from uniconv_bench.dataset import COUNTS, PASSAGES, turns_file
 from uniconv_bench.files import digest_of, read_json, read_jsonl
+from uniconv_bench.locks import Hold
 from uniconv_bench.passages import ArrowCorpus
 from uniconv_bench.prepare import prepare
 from uniconv_bench.registry import task_card
@@ -27,12 +28,14 @@ class Task:
         profile: which data this is.
         folder: the prepared artefact.
         tested: the split that systems are tested on in place of its own.
+        held: while it lives no other process throws the artefact away.
     """
 
     card: TaskCard
     profile: Profile
     folder: Path
     tested: str | None = None
+    held: Hold | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def counts(self) -> dict[str, Any]:
@@ -95,4 +98,7 @@ def load_task(
 ) -> Task:
     """The task of a card, prepared if it is not yet."""
     card, path = task_card(name_or_path)
-    return Task(card, profile, prepare(card, path, profile, data_dir, progress=progress))
+    while True:
+        folder = prepare(card, path, profile, data_dir, progress=progress)
+        if held := hold(folder):
+            return Task(card, profile, folder, held=held)

@@ -16,7 +16,7 @@ from uniconv_bench.decode import Decoding, decode, stream
 from uniconv_bench.dense import EmbeddingRetriever, Encoder
 from uniconv_bench.encode import Embed, encode_rows
 from uniconv_bench.files import digest_of_code, digest_of_file
-from uniconv_bench.system import Answer, Context, Corpus, Progress, Ranking
+from uniconv_bench.system import Answer, Context, Progress
 from uniconv_bench.system_cards import DenseRetriever as DenseCard
 from uniconv_bench.system_cards import LlmGenerator as LlmCard
 from uniconv_bench.uniconv.backbone import ATTENTION, find_backbone, load_decoder
@@ -99,18 +99,14 @@ class DenseRetriever(EmbeddingRetriever):
         size = model.config.hidden_size
         return Encoder(size, form.passage, lambda t: form.query(t, self._query), embed, embed)
 
-    def rank(
-        self, turn: Turn, corpus: Corpus, depth: int, memories: Memories, progress: Progress
-    ) -> Ranking:
-        """See `system.Ranks`."""
+    def remembered(
+        self, turn: Turn, encoder: Encoder, memories: Memories, progress: Progress
+    ) -> Any:
+        """See `dense.EmbeddingRetriever`."""
         from uniconv_bench.uniconv.embedding import unit
 
-        def remembered(encoder: Encoder) -> Any:
-            model, _ = self._decoder.load(progress)
-            return unit(memories.of(model).state(encoder.query(turn))[None]).cpu().numpy()
-
-        (ranking,) = self.search(remembered, corpus, depth, progress)
-        return ranking
+        model, _ = self._decoder.load(progress)
+        return unit(memories.of(model).state(encoder.query(turn))[None]).cpu().numpy()
 
     def similarities(
         self, turns: Sequence[Turn], passages: Sequence[Passage], progress: Progress
