@@ -1,8 +1,8 @@
 """Passages a second of our encoder against sentence-transformers: the same model and texts on CPU.
 
-MiniLM in float32, mean pooling, texts of 20 to 380 tokens, in batches as large as cards have them by
-default. `ratio` is of passages a second, sides
-in turn in processes of their own; `distance` the largest of two coordinates of an embedding.
+MiniLM in float32, mean pooling, texts of 20 to 380 tokens, in batches as cards have them by default.
+`ratio` is of passages a second, sides in turn in processes of their own; `distance` the largest of
+two coordinates of an embedding.
 `flops` is the share of the rate of bare matrix products, of the shapes that the layers have, that
 all of encoding reaches: products of weights and states alone are counted. Goals: 1.3 and 0.7.
 
