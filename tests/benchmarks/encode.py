@@ -1,6 +1,6 @@
 """Passages a second of our encoder against sentence-transformers: the same model and texts on CPU.
 
-MiniLM in float32, mean pooling, texts of 20 to 380 tokens, in batches as cards have them by default.
+MiniLM in float32, mean pooling, texts of 20 to 380 tokens, batched as cards have it by default.
 `ratio` is of passages a second, sides in turn in processes of their own; `distance` the largest of
 two coordinates of an embedding.
 `flops` is the share of the rate of bare matrix products, of the shapes that the layers have, that
