@@ -23,6 +23,21 @@ def test_what_a_benchmark_imports_is_there(path: Path, monkeypatch: pytest.Monke
     assert path.stem == "growth" or callable(module.main)
 
 
+def test_what_is_measured_of_a_gpu_can_be_measured() -> None:
+    options = "--device cpu --hidden 128 --layers 1 --texts 4 --batch-tokens 512"
+    command = [sys.executable, str(FOLDER / "accelerator.py"), *options.split()]
+    done = subprocess.run(
+        [*command, "--passages", "600", "--shard", "200"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    encoding, searching = map(json.loads, done.stdout.splitlines())
+    # Four projections (two of them of a quarter of the width, but at least one head), the three
+    # of the feed-forward part, three norms.
+    assert encoding["weights"] == 4 * 128**2 + 3 * 128 * 448 + 3 * 128
+    assert 0 < encoding["ratio"] == encoding["of_bare_products"]
+    assert searching["passages"] == 600 and searching["bus_gigabytes_a_second"] > 0
+
+
 @pytest.mark.parametrize(
     "line", ["prepare_corpus --passages 2000 --repeat 1", "score --turns 60 --repeat 1"]
 )
