@@ -40,6 +40,15 @@ def answers(model: Any, prompts: list[Prompt], how: Decoding, size: int) -> dict
     return dict(decode(model, prompts, how, batch_size=size))
 
 
+def telling(model: Any) -> None:
+    """Weights so large that what is said depends on every token before it, and on its place."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(0, 0.2)
+
+
 def ending(model: Any, prompts: list[Prompt]) -> Decoding:
     """Ends that make some answers short, some long: the tokens said third in some of them."""
     free = answers(model, prompts, GREEDY, len(prompts))
@@ -51,6 +60,7 @@ def test_batch_composition_does_not_change_greedy_answers(
     together: int, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("uniconv_bench.reader.TOGETHER", together)
+    telling(tiny_model)
     prompts = many()
     how = ending(tiny_model, prompts)
     alone = answers(tiny_model, prompts, how, 1)
@@ -182,6 +192,7 @@ def test_masked_answers_are_those_of_a_whole_pass(
     mask: Any, kept: int, tiny_model: Any, form: PromptFormat
 ) -> None:
     """Token by token: the reference of training reads prompt and answer so far from the start."""
+    telling(tiny_model)
     turns = task().turns("train")[:3]
     prompts = [form.prompt(t, list(task().corpus)[:n], mask) for n, t in enumerate(turns)]
     assert {p.start - p.unseen for p in prompts} == {kept}

@@ -353,6 +353,18 @@ def test_no_phantom_neighbour_leaks(some: Embeddings) -> None:
     assert 0 < approximate.recall(found, exact) < 0.5
 
 
+def test_equal_scores_of_an_index_are_ordered_by_id(private_cache: Path) -> None:
+    """The first row, faiss's 0, is a passage as well."""
+    alike = encode_corpus(
+        InMemory([Passage(name, "x") for name in "fedcba"]),
+        *({}, lambda passage: [0], lambda rows: np.ones((len(rows), 4), np.float32), 9, Silent()),
+        dimension=4,
+    )
+    path = approximate.built(alike, "Flat", {}, Silent())
+    (ranking,) = approximate.FactoryIndex("fedcba", path).search(np.ones((1, 4), np.float32), 6)
+    assert ranking == [(name, 4.0) for name in "abcdef"]
+
+
 @pytest.mark.parametrize(
     ("factory", "told"),
     [

@@ -22,7 +22,7 @@ from transformers import (
     MistralConfig,
     MistralModel,
 )
-from uniconv_bench.baselines.encoder import EncoderRetriever, Inputs, embedder
+from uniconv_bench.baselines.encoder import EncoderRetriever, Inputs, _all_in_view, embedder
 
 from uniconv_bench.cards import Bm25Settings
 from uniconv_bench.conversation import Passage, Turn, Utterance
@@ -174,6 +174,13 @@ def test_decoder_that_sees_ahead_and_pools_the_text_alone(
         torch.testing.assert_close(vector, expected, atol=1e-5, rtol=0)
         causal = unit(states(folders[name], text)[prompt:].mean(0))
         assert (vector - causal).abs().max() > 1e-3
+
+
+def test_a_mask_of_all_in_view_is_added_to_scores() -> None:
+    """Eager attention takes no notice of a boolean one."""
+    mask = _all_in_view(torch.tensor([[1, 1, 0]]), torch.float32)
+    lowest = torch.finfo(torch.float32).min
+    assert mask.dtype == torch.float32 and mask[0, 0].tolist() == [[0.0, 0.0, lowest]] * 3
 
 
 @pytest.mark.parametrize("name", ["headed", "headless"])

@@ -10,16 +10,19 @@ from typing import Any
 
 import pytest
 
-from uniconv_bench import evaluate, files
+from uniconv_bench import evaluate, files, stages
 from uniconv_bench.assembly import Setup
 from uniconv_bench.errors import UserError
 from uniconv_bench.estimate import estimate
 from uniconv_bench.evaluation import Evaluation
 from uniconv_bench.files import digest_of_file, read_jsonl
 from uniconv_bench.progress import Bars, Silent
+from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.records import ResultRecord, read_record
 from uniconv_bench.runs import read_answers, read_run
 from uniconv_bench.system import Answer
+from uniconv_bench.system_cards import Inference
+from uniconv_bench.training_cards import ByProfile
 
 CARD = """
 name = "tiny"
@@ -50,6 +53,8 @@ generator = { kind = "parrot:Echo" }
 """
 CODE = """
 from uniconv_bench.system import Answer
+from uniconv_bench.system_cards import Inference
+from uniconv_bench.training_cards import ByProfile
 
 class First:
     def __init__(self, settings, context):
@@ -99,6 +104,109 @@ def test_a_record_says_what_was_run(card: str, tmp_path: Path) -> None:
     found = evaluate.outputs(record)
     assert digest_of_file(found["run.trec"]) == record.digests.run
     assert len(read_answers(found["answers.jsonl"])) == 4
+
+
+def test_what_is_judged_and_missing_counts(card: str) -> None:
+    of = Evaluation.of("qrecc", card, "sample", 4, Silent())
+    one, other, *_ = (turn for turn in of.turns if turn.gold and turn.references)
+    found = {one.turn_id: [(one.gold[0], 1.0)]}
+    said = {one.turn_id: Answer(one.turn_id, one.references[0])}
+    scores = stages.measured(of, ["ndcg@3", "f1"], [one, other], found, said)
+    assert set(scores["f1"]) == {one.turn_id, other.turn_id}
+    assert scores["f1"][other.turn_id] == scores["ndcg@3"][other.turn_id] == 0.0
+    assert scores["f1"][one.turn_id] == 1.0 and scores["ndcg@3"][one.turn_id] > 0.0
+
+
+def test_the_session_mask_of_the_card_is_that_of_the_prompts(
+    tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks, prompt = [], PromptFormat.prompt
+
+    def noted(self: Any, turn: Any, passages: Any, mask: Any = "none") -> Any:
+        masks.append(mask)
+        return prompt(self, turn, passages, mask)
+
+    monkeypatch.setattr(PromptFormat, "prompt", noted)
+    path = tmp_path / "masked.toml"
+    path.write_text(CARD.replace('kind = "llm"', 'kind = "llm", session_mask = "strict"'))
+    evaluate.generate("qrecc", str(path), "sample", limit=1, progress=Silent())
+    assert set(masks) == {"strict"}
+
+
+CHANGES: dict[str, tuple[str, str]] = {
+    "session_tokens": ("session_tokens = 90", "retrieval answers"),
+    "passage_tokens": ("passage_tokens = 50", "embeddings retrieval answers"),
+    "instruction": ('instruction = "Say."', "retrieval answers"),
+    "depth": ("depth = 7", "retrieval"),
+    "top_k": ("top_k = 2", "answers"),
+    "dtype": ('dtype = "bfloat16"', "embeddings retrieval answers"),
+    "lora": ('lora = "beside"', "embeddings retrieval answers"),
+    "encode_batch_tokens": ("encode_batch_tokens = 99", "embeddings retrieval"),
+    "embedding_dtype": ('embedding_dtype = "float16"', "embeddings retrieval"),
+    "index": ('index = "Flat"', "retrieval"),
+    "index_search": ('index = "HNSW8", index_search = "efSearch=9"', "retrieval"),
+    "decode_batch_size": ("decode_batch_size = 3", "answers"),
+    "query": ('query = "query"', "retrieval"),
+    "session_mask": ('session_mask = "strict"', "answers"),
+    "temperature": ("temperature = 0.5", "answers"),
+    "stop": ('stop = ["."]', "answers"),
+    "seed": ("temperature = 0.5, seed = 9", "answers"),
+    "top_p": ("temperature = 0.5, top_p = 0.5", "answers"),
+}
+"""Field of a card -> how it is changed, and what must then be made anew."""
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_what_a_stage_depends_on_is_in_its_name(
+    field: str, tmp_path: Path, private_cache: Path
+) -> None:
+    def folders(parts: tuple[str, str, str]) -> dict[str, Path]:
+        retriever, generator, inference = parts
+        path, run_file = tmp_path / "card.toml", tmp_path / "run.trec"
+        run_file.write_text("")
+        path.write_text(
+            'name = "tiny"\ntitle = "Tiny"\ndescription = "For tests."\n'
+            'backbone = { sample = "random-tiny" }\n'
+            f"retriever = {{ {retriever} }}\ngenerator = {{ {generator} }}\n"
+            f"inference = {{ {inference} }}\n"
+        )
+        of = Evaluation.of("qrecc", str(path), "sample", 4, Silent())
+        return {
+            "embeddings": of.encoding.embeddings(of.task.corpus)[0],
+            "retrieval": of.retrieval[0],
+            "answers": of.answering(run_file)[0],
+        }
+
+    change, anew = CHANGES[field]
+    base = ['kind = "dense"', 'kind = "llm"', "depth = 100"]
+    if field == "index_search":
+        base[2] = 'depth = 100, index = "HNSW8"'
+    if field in ("seed", "top_p"):
+        base[1] = 'kind = "llm", temperature = 0.5'
+    place = 0 if field == "query" else 2 if field in Inference.model_fields else 1
+    changed = list(base)
+    kept = {0: 'kind = "dense", ', 1: 'kind = "llm", ', 2: ""}[place]
+    changed[place] = kept + change
+    before, after = folders(tuple(base)), folders(tuple(changed))
+    differ = {name for name in before if before[name] != after[name]}
+    assert differ >= set(anew.split()), differ
+
+
+def test_every_field_of_inference_is_among_those_that_are_changed() -> None:
+    assert set(Inference.model_fields) - set(ByProfile.model_fields) <= set(CHANGES)
+
+
+def test_artefacts_are_named_by_data_limit_run_and_adapter(card: str, tmp_path: Path) -> None:
+    of = Evaluation.of("qrecc", card, "sample", 4, Silent())
+    more = Evaluation.of("qrecc", card, "sample", 5, Silent())
+    elsewhere = Evaluation.of("topiocqa", card, "sample", 4, Silent())
+    assert len({one.retrieval[0] for one in (of, more, elsewhere)}) == 3
+    first, second = tmp_path / "a.trec", tmp_path / "b.trec"
+    first.write_text("a")
+    second.write_text("b")
+    assert of.answering(first)[0] != of.answering(second)[0]
+    assert of.scoring(first, None)[0] != of.scoring(second, None)[0]
+    assert of.scoring(None, first)[0] != of.scoring(None, second)[0]
 
 
 def test_equal_runs_give_equal_files_and_the_second_does_nothing(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from uniconv_bench.conversation import INSTRUCTION, Passage, Turn, Utterance
 from uniconv_bench.errors import UserError
@@ -55,6 +56,25 @@ def test_prompt_reads_as_the_chat_template_would_write_it(form: PromptFormat) ->
     messages += [{"role": "user", "content": content}]
     template = form.tokenizer.apply_chat_template
     assert text == template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def test_nothing_is_added_to_what_the_template_writes(tiny_tokenizer: Any) -> None:
+    """Many tokenizers begin every text with their BOS, which would then be there twice."""
+    adding, bos = copy.deepcopy(tiny_tokenizer), tiny_tokenizer.bos_token
+    adding.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, adding.bos_token_id)]
+    )
+    assert adding("x")["input_ids"][0] == adding.bos_token_id
+    plain, form = PromptFormat(tiny_tokenizer, 1024, 64), PromptFormat(adding, 1024, 64)
+    assert form.prompt(TURN, PASSAGES) == plain.prompt(TURN, PASSAGES)
+    assert form.query(TURN) == plain.query(TURN)
+    assert form.passage(PASSAGES[0]) == plain.passage(PASSAGES[0])
+    assert form.response("Fog.") == plain.response("Fog.")
+
+
+def test_a_response_closes_with_the_end_token(form: PromptFormat) -> None:
+    said = form.response("It was lit in 1890.")
+    assert said[-1] == form.end and form.end not in said[:-1]
 
 
 def test_truncation_drops_oldest_exchanges_and_keeps_query_and_end(tiny_tokenizer: Any) -> None:
