@@ -356,12 +356,12 @@ def test_no_phantom_neighbour_leaks(some: Embeddings) -> None:
 def test_equal_scores_of_an_index_are_ordered_by_id(private_cache: Path) -> None:
     """The first row, faiss's 0, is a passage as well."""
     alike = encode_corpus(
-        InMemory([Passage(name, "x") for name in "fedcba"]),
+        InMemory([Passage(name, "x") for name in "cafbed"]),
         *({}, lambda passage: [0], lambda rows: np.ones((len(rows), 4), np.float32), 9, Silent()),
         dimension=4,
     )
     path = approximate.built(alike, "Flat", {}, Silent())
-    (ranking,) = approximate.FactoryIndex("fedcba", path).search(np.ones((1, 4), np.float32), 6)
+    (ranking,) = approximate.FactoryIndex("cafbed", path).search(np.ones((1, 4), np.float32), 6)
     assert ranking == [(name, 4.0) for name in "abcdef"]
 
 

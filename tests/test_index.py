@@ -150,3 +150,15 @@ def test_bm25_cuts_through_equal_scores_by_id() -> None:
     assert whole == sorted(whole, key=lambda found: (-found[1], found[0]))
     for depth in (0, 1, 7, 100):
         assert index.search("oil rope", depth) == whole[:depth]
+
+
+def test_scores_are_summed_in_float64_and_rounded_once(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    vectors = draw.random((40, 3000), dtype=np.float32)
+    query = draw.random((1, 3000), dtype=np.float32)
+    np.save(tmp_path / "all.npy", vectors)
+    ids = [f"p{i:02d}" for i in range(40)]
+    (found,) = ExactIndex(ids, [tmp_path / "all.npy"]).search(query, 40)
+    sums = (vectors * query).astype(np.float64).sum(1).astype(np.float32)
+    assert dict(found) == dict(zip(ids, sums.tolist(), strict=True))
+    assert (sums != (vectors * query).sum(1)).any()
