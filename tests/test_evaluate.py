@@ -10,19 +10,24 @@ from typing import Any
 
 import pytest
 
-from uniconv_bench import evaluate, files, stages
+from uniconv_bench import evaluate, evaluation, files, stages
 from uniconv_bench.assembly import Setup
 from uniconv_bench.errors import UserError
 from uniconv_bench.estimate import estimate
 from uniconv_bench.evaluation import Evaluation
-from uniconv_bench.files import digest_of_file, read_jsonl
+from uniconv_bench.files import digest_of, digest_of_file, read_jsonl
+from uniconv_bench.passages import ArrowCorpus
 from uniconv_bench.progress import Bars, Silent
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.records import ResultRecord, read_record
+from uniconv_bench.registry import task_card
 from uniconv_bench.runs import read_answers, read_run
-from uniconv_bench.system import Answer
+from uniconv_bench.system import Answer, Context
 from uniconv_bench.system_cards import Inference
+from uniconv_bench.task import Task
 from uniconv_bench.training_cards import ByProfile
+from uniconv_bench.uniconv import parts
+from uniconv_bench.uniconv.backbone import Backbone
 
 CARD = """
 name = "tiny"
@@ -52,9 +57,12 @@ retriever = { kind = "parrot:First", settings = { count = 2 } }
 generator = { kind = "parrot:Echo" }
 """
 CODE = """
-from uniconv_bench.system import Answer
+from uniconv_bench.system import Answer, Context
 from uniconv_bench.system_cards import Inference
+from uniconv_bench.task import Task
 from uniconv_bench.training_cards import ByProfile
+from uniconv_bench.uniconv import parts
+from uniconv_bench.uniconv.backbone import Backbone
 
 class First:
     def __init__(self, settings, context):
@@ -192,6 +200,27 @@ def test_what_a_stage_depends_on_is_in_its_name(
     assert differ >= set(anew.split()), differ
 
 
+def test_what_a_decoder_depends_on_is_in_its_fingerprint(
+    tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / parts.WEIGHTS
+    weights.write_bytes(b"one")
+    context = Context(task_card("qrecc")[0], "random-tiny", Inference(), {"a": tmp_path})
+
+    def now() -> str:
+        return digest_of(parts.Decoder("a", context).fingerprint())
+
+    seen = [now()]
+    weights.write_bytes(b"other")
+    seen.append(now())
+    for name, other in (("ATTENTION", "eager"), ("digest_of_code", lambda *modules: "changed")):
+        monkeypatch.setattr(parts, name, other)
+        seen.append(now())
+    monkeypatch.setattr(Backbone, "revision", property(lambda self: "another"))
+    seen.append(now())
+    assert len(set(seen)) == 5
+
+
 def test_every_field_of_inference_is_among_those_that_are_changed() -> None:
     assert set(Inference.model_fields) - set(ByProfile.model_fields) <= set(CHANGES)
 
@@ -207,6 +236,28 @@ def test_artefacts_are_named_by_data_limit_run_and_adapter(card: str, tmp_path: 
     assert of.answering(first)[0] != of.answering(second)[0]
     assert of.scoring(first, None)[0] != of.scoring(second, None)[0]
     assert of.scoring(None, first)[0] != of.scoring(None, second)[0]
+
+
+@pytest.mark.parametrize(
+    ("where", "name"), [(evaluation, "digest_of_code"), (Task, "digest"), (ArrowCorpus, "digest")]
+)
+def test_artefacts_are_named_by_code_and_data(
+    where: Any, name: str, card: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By contents: of a task of the same name with other passages or turns nothing is taken."""
+    Path(card).write_text(CARD.replace('kind = "bm25", query = "session"', 'kind = "dense"'))
+    scored = tmp_path / "a.trec"
+    scored.write_text("a")
+
+    def folders() -> list[Path]:
+        of = Evaluation.of("qrecc", card, "sample", 4, Silent())
+        embedded = of.encoding.embeddings(of.task.corpus)[0]
+        return [embedded] if where is ArrowCorpus else [of.retrieval[0], of.scoring(scored, None)[0]]
+
+    before = folders()
+    other = (lambda *modules: "other") if where is evaluation else property(lambda self: "other")
+    monkeypatch.setattr(where, name, other)
+    assert not set(before) & set(folders())
 
 
 def test_equal_runs_give_equal_files_and_the_second_does_nothing(
@@ -378,7 +429,8 @@ def test_systems_that_share_an_adapter_retrain_it_once(
 def test_the_folder_that_is_named_is_the_one_that_is_scored(
     card: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from uniconv_bench.progress import Bars
+    from uniconv_bench.passages import ArrowCorpus
+from uniconv_bench.progress import Bars
 
     raws = [tmp_path / name for name in ("one", "two")]
     for raw in raws:
