@@ -251,8 +251,9 @@ def test_artefacts_are_named_by_code_and_data(
 
     def folders() -> list[Path]:
         of = Evaluation.of("qrecc", card, "sample", 4, Silent())
-        embedded = of.encoding.embeddings(of.task.corpus)[0]
-        return [embedded] if where is ArrowCorpus else [of.retrieval[0], of.scoring(scored, None)[0]]
+        if where is ArrowCorpus:
+            return [of.encoding.embeddings(of.task.corpus)[0]]
+        return [of.retrieval[0], of.scoring(scored, None)[0]]
 
     before = folders()
     other = (lambda *modules: "other") if where is evaluation else property(lambda self: "other")
@@ -429,8 +430,7 @@ def test_systems_that_share_an_adapter_retrain_it_once(
 def test_the_folder_that_is_named_is_the_one_that_is_scored(
     card: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from uniconv_bench.passages import ArrowCorpus
-from uniconv_bench.progress import Bars
+    from uniconv_bench.progress import Bars
 
     raws = [tmp_path / name for name in ("one", "two")]
     for raw in raws:
