@@ -16,7 +16,6 @@ from uniconv_bench.errors import UserError
 from uniconv_bench.estimate import estimate
 from uniconv_bench.evaluation import Evaluation
 from uniconv_bench.files import digest_of, digest_of_file, read_jsonl
-from uniconv_bench.passages import ArrowCorpus
 from uniconv_bench.progress import Bars, Silent
 from uniconv_bench.prompts import PromptFormat
 from uniconv_bench.records import ResultRecord, read_record
@@ -238,27 +237,31 @@ def test_artefacts_are_named_by_data_limit_run_and_adapter(card: str, tmp_path: 
     assert of.scoring(None, first)[0] != of.scoring(None, second)[0]
 
 
-@pytest.mark.parametrize(
-    ("where", "name"), [(evaluation, "digest_of_code"), (Task, "digest"), (ArrowCorpus, "digest")]
-)
+@pytest.mark.parametrize(("where", "name"), [(evaluation, "digest_of_code"), (Task, "digest")])
 def test_artefacts_are_named_by_code_and_data(
     where: Any, name: str, card: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By contents: of a task of the same name with other passages or turns nothing is taken."""
-    Path(card).write_text(CARD.replace('kind = "bm25", query = "session"', 'kind = "dense"'))
+    """By contents: of a task of the same name with other turns nothing is taken."""
     scored = tmp_path / "a.trec"
     scored.write_text("a")
 
     def folders() -> list[Path]:
         of = Evaluation.of("qrecc", card, "sample", 4, Silent())
-        if where is ArrowCorpus:
-            return [of.encoding.embeddings(of.task.corpus)[0]]
         return [of.retrieval[0], of.scoring(scored, None)[0]]
 
     before = folders()
     other = (lambda *modules: "other") if where is evaluation else property(lambda self: "other")
     monkeypatch.setattr(where, name, other)
     assert not set(before) & set(folders())
+
+
+def test_embeddings_are_named_by_the_passages(card: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(card).write_text(CARD.replace('kind = "bm25", query = "session"', 'kind = "dense"'))
+    of = Evaluation.of("qrecc", card, "sample", 4, Silent())
+    corpus = of.task.corpus
+    before = of.encoding.embeddings(corpus)[0]
+    monkeypatch.setattr(corpus, "digest", "other")
+    assert of.encoding.embeddings(corpus)[0] != before
 
 
 def test_equal_runs_give_equal_files_and_the_second_does_nothing(
