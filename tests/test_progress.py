@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from uniconv_bench.progress import Bars, Pace, duration
+from uniconv_bench.progress import Bars, Pace, _speed, duration
 
 
 class Clock:
@@ -38,8 +38,8 @@ def shown(
 def test_lines_of_items() -> None:
     assert shown(False, 4, "", [(10, 1)] * 4) == [
         "work: 1/4",
-        "work: 2/4, 0.1/s, about 20 s left",
-        "work: 3/4, 0.1/s, about 10 s left",
+        "work: 2/4, 6.0/min, about 20 s left",
+        "work: 3/4, 6.0/min, about 10 s left",
         "work: 4 in 40.0 s",
     ]
 
@@ -63,8 +63,8 @@ def test_the_first_item_of_a_batch_is_not_taken_for_the_whole_batch() -> None:
     lines = shown(False, 81, "", [*batch, *batch, *batch], quiet=10)
     assert lines[:3] == [
         "work: 1/81",
-        "work: 17/81, 0.2/s, about 5 min left",  # 81 / 16 * 98 - 196 s
-        "work: 33/81, 0.2/s, about 3 min left",
+        "work: 17/81, 9.8/min, about 5 min left",  # 81 / 16 * 98 - 196 s
+        "work: 33/81, 9.8/min, about 3 min left",
     ]
 
 
@@ -88,9 +88,15 @@ def test_what_was_done_before_is_not_taken_for_speed() -> None:
 def test_bars(total: int, unit: str, told: str) -> None:
     text = " ".join(shown(True, total, unit, [(5, total - 1), (0, 1)]))
     assert told in text
-    assert ("/s" in text) == (total == 3 or bool(unit))
+    assert ("/min" if total == 3 else "MB/s") in text
     assert re.search(r"about 1 s left|work: .* in 5.0 s", text)
 
 
 def test_durations() -> None:
     assert [duration(s) for s in (0.2, 61, 600, 9000)] == ["1 s", "61 s", "10 min", "2.5 h"]
+
+
+def test_speeds_are_numbers_that_can_be_read() -> None:
+    told = [_speed(rate, "") for rate in (1234.5, 1.0, 0.5, 0.01)]
+    assert told == ["1,234.5/s", "1.0/s", "30.0/min", "36.0/h"]
+    assert _speed(0.5, "B") == "0 bytes/s"

@@ -81,7 +81,7 @@ class Pace:
     def told(self, unit: str) -> list[str]:
         """Rate and time left, as far as they are known."""
         rate, left = self.rate(), self.left()
-        known = [] if rate is None else [f"{_amount(rate, unit)}/s"]
+        known = [] if rate is None else [_speed(rate, unit)]
         return known if left is None else [*known, f"about {duration(left)} left"]
 
 
@@ -171,6 +171,14 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _speed(rate: float, unit: str) -> str:
+    """Items or bytes a second, or as few items as there are in a minute or an hour."""
+    for seconds, name in ((1, "s"), (60, "min")):
+        if unit or rate * seconds >= 1:
+            return f"{_amount(rate * seconds, unit)}/{name}"
+    return f"{_amount(rate * 3600, unit)}/h"
 
 
 def _amount(number: float, unit: str) -> str:
